@@ -1,0 +1,114 @@
+"""The door of tent.data: databases, tables and sessions, on Peewee.
+
+A program goes through these stages::
+
+    from tent.data import dbm
+    from tent.data.user import User
+
+    config = {'driver': 'sqlite', 'path': ':memory:'}      # or a file: '/home/user/tent.db'
+    engine = dbm.connect(config)                           # a peewee.SqliteDatabase
+    dbm.install_tables(engine)                             # tables of every model loaded so far
+    session = dbm.open_session(engine)
+    u = User("Joe Public")
+    session.add(u)
+    session.commit()
+    session.close()
+
+CONNECTING
+    `connect(config)` takes a mapping or a URL (`sqlite:///tent.db`) and returns an engine, which is a Peewee
+    database: whatever takes a `peewee.SqliteDatabase` takes it. The keys for SQLite:
+
+    ======== ===================================================================================================
+    driver   'sqlite'
+    path     the database file, which is made when it is missing, or ':memory:'
+    timeout  seconds to wait for another process that writes; 5 unless given
+    pragmas  SQLite's settings by name. A file has foreign_keys=1 and journal_mode=wal unless they say otherwise
+    echo     True logs every statement, to the logger 'tent.data.sql'
+    ======== ===================================================================================================
+
+    A config that can't work raises `DBConfigurationException`, which says what to do.
+
+MODELS
+    A model is loaded by importing its module, and inherits from `Base`. Its columns are Peewee's fields::
+
+        import peewee
+        from tent.data import dbm
+
+        class Note(dbm.Base):
+            text = peewee.TextField()
+
+    `__tablename__ = "…"` in it names the table. Without, the name is guessed (`Note` -> `notes`), which inheriting
+    from `TableMixin` says aloud. `__abstract__ = True` makes a class that is no table, but a base of models.
+    `declarative_base()` makes another `Base`, with models of its own.
+
+SESSIONS
+    `open_session(engine)` opens a conversation with the database. Nothing is written before `flush`, `commit` or a
+    query; then all is, in a few statements. One row is one object. `rollback` gives objects their former values
+    back. After `commit` and `close` objects can be read as before. `help(dbm.Session)` has its methods, and
+    `help(dbm.Query)` those of `session.query(User)`.
+
+    `with transaction(engine) as session:` commits at its end; `run_transaction(engine, callback)` repeats the work
+    when the database was busy.
+
+ERRORS
+    What the database refuses raises Peewee's errors (`peewee.IntegrityError` …), which name the object. The others
+    are here, and `help('tent.data.orm.errors')` draws their tree.
+"""
+
+from tent.data.orm.engine import Engine, connect
+from tent.data.orm.errors import (
+    ArgumentError,
+    CircularDependencyError,
+    ConcurrentUseError,
+    DataLayerError,
+    DBConfigurationException,
+    DetachedInstanceError,
+    FlushError,
+    InvalidRequestError,
+    MultipleResultsFound,
+    NoResultFound,
+    ResourceClosedError,
+    StaleDataError,
+    UnloadedColumnError,
+    UnmappedInstanceError,
+    UnsavedChangesWarning,
+)
+from tent.data.orm.mapper import VersionField
+from tent.data.orm.model import Base, TableMixin, declarative_base
+from tent.data.orm.query import Query, Result
+from tent.data.orm.running import open_session, run_transaction, transaction
+from tent.data.orm.schema import install_tables, uninstall_tables
+from tent.data.orm.session import Session, make_transient
+
+__all__ = [
+    "ArgumentError",
+    "Base",
+    "CircularDependencyError",
+    "ConcurrentUseError",
+    "DBConfigurationException",
+    "DataLayerError",
+    "DetachedInstanceError",
+    "Engine",
+    "FlushError",
+    "InvalidRequestError",
+    "MultipleResultsFound",
+    "NoResultFound",
+    "Query",
+    "ResourceClosedError",
+    "Result",
+    "Session",
+    "StaleDataError",
+    "TableMixin",
+    "UnloadedColumnError",
+    "UnmappedInstanceError",
+    "UnsavedChangesWarning",
+    "VersionField",
+    "connect",
+    "declarative_base",
+    "install_tables",
+    "make_transient",
+    "open_session",
+    "run_transaction",
+    "transaction",
+    "uninstall_tables",
+]

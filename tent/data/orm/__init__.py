@@ -1,0 +1,1 @@
+"""The machinery of tent.data: one concept a module."""

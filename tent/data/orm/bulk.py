@@ -1,0 +1,108 @@
+"""Statements that write many rows at once, with the session's objects kept in agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import peewee
+
+from .engine import BufferedCursor
+from .errors import ArgumentError, InvalidRequestError
+from .mapper import Mapper
+
+
+def update(session: Any, query: Any, values: Mapping[Any, Any], synchronize: Any) -> int:
+    """Update the rows of a query; see `Query.update`."""
+    model = _refuse_unfit(query, "update", synchronize)
+    if not values:
+        return 0
+    statement = model.update({_field(model, name): value for name, value in values.items()})
+    return _run(session, statement, query._where, synchronize)
+
+
+def delete(session: Any, query: Any, synchronize: Any) -> int:
+    """Delete the rows of a query; see `Query.delete`."""
+    return _run(session, _refuse_unfit(query, "delete", synchronize).delete(), query._where, synchronize)
+
+
+def write(session: Any, statement: Any, synchronize: Any = "fetch") -> BufferedCursor:
+    """Run a Peewee statement that writes, in the open transaction, and make the session's objects agree with it."""
+    unit, database = session._unit, session._database
+    sql, params = database.parse(statement)
+    model = getattr(statement, "model", None)
+    rows = unit.identity_map.rows(model) if isinstance(statement, (peewee.ModelUpdate, peewee.ModelDelete)) else {}
+    if not rows or synchronize is False:
+        return _loaded(session, database.fetch(sql, params))
+    mapper = unit.loader.mapper(model)
+    held = _held(session, mapper, statement._where)
+    before = {key: dict(instance.__data__) for key, instance in held.items()}
+    cursor = database.fetch(sql, params)
+    log = session._transaction.scopes[-1].log
+    if isinstance(statement, peewee.ModelDelete):
+        log += [unit.settle_deleted(instance, mapper) for instance in held.values()]
+        return _loaded(session, cursor)
+    read = set(map(id, unit.loader.by_keys(mapper, list(held))))
+    for key, instance in held.items():
+        if id(instance) in read:
+            former = {name: old for name, old in before[key].items() if instance.__data__.get(name) != old}
+            log += [unit.settle_updated(instance, mapper, former)] if former else []
+        else:  # its key was changed, by an expression perhaps: its row is known no more
+            unit.expunge(instance)
+    return _loaded(session, cursor)
+
+
+def _run(session: Any, statement: Any, where: Any, synchronize: Any) -> int:
+    statement._where = where
+    session._transaction.flush()
+    session._transaction.begin()
+    return write(session, statement, synchronize).rowcount
+
+
+def _held(session: Any, mapper: Mapper, where: Any) -> dict[Any, Any]:
+    """Return the session's objects whose rows meet a condition, by key."""
+    keys = peewee.ModelSelect(mapper.model, [column.field for column in mapper.key_columns])
+    if where is not None:
+        keys = keys.where(where)
+    found = {}
+    for row in session._database.fetch(*session._database.parse(keys)).rows:
+        key = mapper.identity(tuple(column.decoded(part) for column, part in zip(mapper.key_columns, row)))
+        instance = session._unit.identity_map.find(mapper.model, key)
+        if instance is not None:
+            found[key] = instance
+    return found
+
+
+def _loaded(session: Any, cursor: BufferedCursor) -> BufferedCursor:
+    cursor.load = session._unit.loader.load_query
+    return cursor
+
+
+def _field(model: Any, name: Any) -> Any:
+    field = model._meta.combined.get(name) if isinstance(name, str) else name
+    if not isinstance(field, peewee.Field):
+        raise ArgumentError(f"{model.__name__} has no column {name!r}.")
+    return field
+
+
+def _refuse_unfit(query: Any, verb: str, synchronize: Any) -> Any:
+    if synchronize not in ("fetch", False):
+        raise ArgumentError(f"synchronize_session is 'fetch' or False, not {synchronize!r}.")
+    unfit = {
+        "limit()": query._limit is not None,
+        "offset()": query._offset is not None,
+        "order_by()": bool(query._order_by),
+        "group_by()": bool(query._group_by),
+        "distinct()": bool(query._simple_distinct or query._distinct),
+        "join()": bool(query._joins),
+        "columns": query._entities is not None,
+    }
+    for what, has in unfit.items():
+        if has:
+            raise InvalidRequestError(
+                f"{verb}() writes all rows that meet the query's conditions, and can't with {what}. Say which rows by "
+                "filter(), for example filter(User.id.in_(subquery))."
+            )
+    if isinstance(query.model, peewee.ModelAlias):
+        raise InvalidRequestError(f"{verb}() takes a query of the model itself, not of an alias of it.")
+    return query.model

@@ -1,0 +1,162 @@
+"""A config, mapping or URL, checked and turned into the arguments of an engine."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn
+from urllib.parse import unquote
+
+from .errors import DBConfigurationException
+
+Checked = dict[str, Any]
+
+_SECRET = re.compile(r"pass|secret|token", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"(://[^/?#]*?:)(.*)(@)", re.DOTALL)
+_WORD = re.compile(r"-?[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z")
+MASK = "***"
+
+
+def read_config(config: Any) -> Checked:
+    """Return the checked settings of a config: a mapping or a URL.
+
+    The result has the key `driver` and, for each key that the driver knows, the value of the config or its default.
+    Raises `DBConfigurationException` for whatever can't work, with the remedy.
+    """
+    settings = _as_mapping(config)
+    driver = settings.get("driver")
+    if driver is None:
+        _refuse(config, f"The config has no 'driver'. Add one, for example 'driver': 'sqlite'; known: {_known()}.")
+    if not isinstance(driver, str) or driver not in DRIVERS:
+        _refuse(config, f"Unknown driver {driver!r}{_nearest(driver, DRIVERS)}; known: {_known()}.")
+    keys = DRIVERS[driver]
+    for key in settings:
+        if key != "driver" and key not in keys:
+            _refuse(
+                config,
+                f"Unknown key {key!r} for the driver {driver!r}{_nearest(key, keys)}; known: "
+                + ", ".join(sorted(keys))
+                + ".",
+            )
+    checked = {"driver": driver}
+    for key, check in keys.items():
+        try:
+            checked[key] = check(settings.get(key))
+        except ValueError as problem:
+            _refuse(config, str(problem))
+    return checked
+
+
+def masked(config: Any) -> Any:
+    """Return a copy of a config that can be shown: passwords are replaced by `***`."""
+    if isinstance(config, str):
+        return _URL_PASSWORD.sub(rf"\1{MASK}\3", re.sub(r"(?i)((?:pass\w*|secret|token)=)[^&]*", rf"\1{MASK}", config))
+    if isinstance(config, Mapping):
+        return {key: MASK if _SECRET.search(str(key)) else masked(value) for key, value in config.items()}
+    return config
+
+
+def _as_mapping(config: Any) -> Mapping[Any, Any]:
+    if isinstance(config, str):
+        return _from_url(config)
+    if isinstance(config, Mapping):
+        return config
+    _refuse(
+        config,
+        f"A config is a mapping such as {{'driver': 'sqlite', 'path': ':memory:'}} or a URL such as "
+        f"'sqlite:///tent.db', not {_article(type(config).__name__)}.",
+    )
+
+
+def _from_url(url: str) -> Mapping[str, Any]:
+    from playhouse import db_url  # imports every driver that is installed, so only when a URL is read
+
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        _refuse(url, f"{masked(url)!r} is no database URL. A URL looks like 'sqlite:///tent.db'.")
+    if rest and not rest.startswith("/"):
+        _refuse(
+            url,
+            f"{masked(url)!r} has a host, and SQLite has none: a path takes three slashes ('sqlite:///tent.db'), "
+            "an absolute one four ('sqlite:////home/user/tent.db').",
+        )
+    try:
+        arguments = db_url.parse(url)
+    except ValueError as problem:
+        _refuse(url, f"{masked(url)!r} can't be read as a URL: {problem}.")
+    path = unquote(arguments.pop("database"))
+    pragmas = {key[7:]: arguments.pop(key) for key in list(arguments) if key.startswith("pragma_")}
+    return {"driver": scheme, "path": path, **arguments, **({"pragmas": pragmas} if pragmas else {})}
+
+
+def _refuse(config: Any, message: str) -> NoReturn:
+    raise DBConfigurationException(message, masked(config)) from None
+
+
+def _known() -> str:
+    return ", ".join(map(repr, sorted(DRIVERS)))
+
+
+def _nearest(word: Any, words: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(word).lower(), words, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _article(word: str) -> str:
+    return f"{'an' if word[:1].lower() in 'aeiou' else 'a'} {word}"
+
+
+def _path(value: Any) -> str:
+    if value is None or value == "":
+        raise ValueError(
+            "The config has no 'path'. Give the path of the database file, or ':memory:' for a database in memory."
+        )
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError(f"'path' must be a string or a path, not {_article(type(value).__name__)}.")
+    path = os.fsdecode(value)
+    if "\0" in path:
+        raise ValueError(f"'path' has a NUL character, which no file name can have: {path!r}.")
+    if path == ":memory:":
+        return path
+    path = os.path.abspath(path)
+    if os.path.isdir(path):
+        raise ValueError(f"'path' is a directory: {path!r}. Give the path of a file in it.")
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise ValueError(f"The directory {folder!r} does not exist. Create it, or correct 'path'.")
+    return path
+
+
+def _echo(value: Any) -> bool:
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise ValueError(f"'echo' must be True or False, not {value!r}.")
+
+
+def _timeout(value: Any) -> float:
+    if value is None:
+        return 5.0
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 2_000_000:
+        raise ValueError(f"'timeout' must be a number of seconds from 0 to 2,000,000, not {value!r}.")
+    return float(value)
+
+
+def _pragmas(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"'pragmas' must be a mapping of names to values, not {_article(type(value).__name__)}.")
+    for name, setting in value.items():
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(f"{name!r} is no name of a pragma.")
+        if not isinstance(setting, (int, float)) and not (isinstance(setting, str) and _WORD.match(setting)):
+            raise ValueError(f"The pragma {name!r} must be a number or a word, not {setting!r}.")
+    return {name.lower(): int(setting) if isinstance(setting, bool) else setting for name, setting in value.items()}
+
+
+#: The known drivers: for each, the keys of its config and the function that checks a value or gives the default.
+DRIVERS: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "sqlite": {"path": _path, "echo": _echo, "timeout": _timeout, "pragmas": _pragmas},
+}

@@ -1,0 +1,361 @@
+"""Engines: Peewee databases that give each session a connection of its own.
+
+An engine is a pooled Peewee database, and every Peewee tool works on it. `Engine.private` makes a session's twin of
+it: the same database with a connection of its own, taken from the engine's pool while the session needs one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+import peewee
+from playhouse.pool import PooledSqliteDatabase
+
+from .config import Checked, masked, read_config
+from .errors import DBConfigurationException
+
+_OLDEST_SQLITE = (3, 35, 0)  # RETURNING
+
+statements = logging.getLogger("tent.data.sql")
+
+
+class BufferedCursor:
+    """The rows of a statement, all fetched, so that its connection is free again; what Peewee's wrappers expect."""
+
+    __slots__ = ("rows", "description", "rowcount", "lastrowid", "load", "_position")
+
+    load: Callable[[Any, BufferedCursor], Any] | None
+
+    def __init__(self, rows: list[Any], description: Any, rowcount: int = -1, lastrowid: Any = None) -> None:
+        self.rows = rows
+        self.description = description
+        self.rowcount = rowcount
+        self.lastrowid = lastrowid
+        self.load = None
+        self._position = 0
+
+    @classmethod
+    def drain(cls, cursor: Any) -> BufferedCursor:
+        """Take all rows of a driver's cursor, and close it."""
+        rows = cursor.fetchall() if cursor.description else []
+        buffered = cls(rows, cursor.description, cursor.rowcount, cursor.lastrowid)
+        cursor.close()
+        return buffered
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.rows)
+
+    def fetchone(self) -> Any:
+        self._position += 1
+        return self.rows[self._position - 1] if self._position <= len(self.rows) else None
+
+    def fetchall(self) -> list[Any]:
+        rest, self._position = self.rows[self._position :], len(self.rows)
+        return rest
+
+    def close(self) -> None:
+        """A buffered cursor holds nothing open."""
+
+
+class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no type hints
+    """An SQLite database in a file.
+
+    A real `peewee.SqliteDatabase`, with a pool; `engine.atomic()` and every query that is executed on it work as with
+    Peewee, on a connection for each thread.
+    """
+
+    origin: Engine | None = None
+    run: Callable[[Any], BufferedCursor] | None = None
+
+    def __init__(self, path: str, pragmas: dict[str, Any], timeout: float, echo: bool = False) -> None:
+        super().__init__(
+            path, pragmas=pragmas, max_connections=None, lock_type="IMMEDIATE", check_same_thread=False, uri=False
+        )
+        self.timeout = timeout
+        self._forks = _forks
+        _engines.add(self)
+        if echo:
+            self.query_hooks.append(_log)
+            _show(statements)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} sqlite {self.database!r}>"
+
+    # A session's twin
+
+    def private(self, run: Callable[[Any], BufferedCursor] | None = None) -> Engine:
+        """Return a twin of this database with a connection of its own; `run`, if given, executes its queries."""
+        twin: Engine = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.origin = self
+        twin.run = run
+        twin._forks = _forks
+        twin._lock = peewee._NoopLock()
+        twin._state = twin._own_state = peewee._ConnectionState()
+        return twin
+
+    def acquire(self) -> None:
+        """Give the twin a connection: that of this thread's open `engine.atomic()` block, else one of the pool."""
+        assert self.origin is not None
+        if self._forks != _forks:
+            self._leave_parent()
+        if self._state.closed:
+            shared = self.origin._state
+            if shared.closed or not shared.transactions:
+                self.connect()
+            else:
+                self._state = shared
+
+    def release(self) -> None:
+        """Give the twin's connection back."""
+        if self._state is self._own_state:
+            self.close()
+        else:
+            self._state = self._own_state
+
+    def fetch(self, sql: str, params: Sequence[Any] = ()) -> BufferedCursor:
+        """Run one statement on the twin and fetch its rows, holding a connection no longer than that takes."""
+        held = not self._state.closed
+        if not held or self._forks != _forks:
+            self.acquire()
+        try:
+            return BufferedCursor.drain(self._execute_cursor(sql, params))
+        finally:
+            if not held:
+                self.release()
+
+    def execute(self, query: Any, **context_options: Any) -> Any:
+        if self.run is not None:
+            return self.run(query)
+        return super().execute(query, **context_options)
+
+    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+        """Run one statement for each row of parameters, and return the number of rows that it changed."""
+        start = time.perf_counter()
+        try:
+            with peewee.__exception_wrapper__:
+                cursor = self.cursor()
+                cursor.executemany(sql, rows)
+                return int(cursor.rowcount)
+        finally:
+            if self.query_hooks:
+                self._notify_hooks(sql, rows, start, None)
+
+    def parse(self, query: Any, **options: Any) -> tuple[str, list[Any]]:
+        """Return the SQL of a Peewee query, or of a part of one, and its parameters."""
+        sql, params = self.get_sql_context(**options).sql(query).query()
+        return sql, params
+
+    # Transactions: through execute_sql, so that hooks and logs see them as they see every other statement
+
+    def begin(self, lock_type: str | None = None) -> None:
+        self.execute_sql(f"BEGIN {lock_type or self._lock_type}")
+
+    def commit(self) -> None:
+        self.execute_sql("COMMIT")
+
+    def rollback(self) -> None:
+        if self._state.conn.in_transaction:  # SQLite ends it by itself after some errors, such as a full disk
+            self.execute_sql("ROLLBACK")
+
+    def is_retryable(self, error: BaseException) -> bool:
+        """Tell whether the work that met this error may succeed when it is done again from its start."""
+        return isinstance(error, peewee.OperationalError) and "locked" in str(error)
+
+    # Connections
+
+    def _connect(self) -> Any:
+        return super()._connect() if self.origin is None else self.origin._connect()
+
+    def _close(self, conn: Any, close_conn: bool = False) -> None:
+        if self.origin is None:
+            super()._close(conn, close_conn)
+        else:
+            self.origin._close(conn, close_conn)
+
+    def cursor(self, named_cursor: Any = None) -> Any:
+        if self._forks != _forks:
+            self._leave_parent()
+        return super().cursor(named_cursor)
+
+    def _leave_parent(self) -> None:
+        """In a child process: forget the connection of the parent's, without closing it."""
+        self._forks = _forks
+        if self.origin is not None and not self._own_state.closed:
+            self._state = self._own_state = peewee._ConnectionState()
+            raise peewee.InterfaceError(
+                "This session was in a transaction when the process forked, and the transaction is the parent's. "
+                "Close the session and open another one in the child."
+            )
+
+    def _after_fork(self) -> None:
+        # Closing, or just dropping, a connection in the child can damage the parent's: SQLite's advice is to leak it
+        # (https://www.sqlite.org/howtocorrupt.html, "Carrying an open database connection across a fork").
+        _inherited.append((self._connections, self._in_use, self._state))
+        self._connections, self._in_use = [], {}
+        self._state, self._lock = peewee._ConnectionLocal(), threading.Lock()
+        self._pool_lock = threading.RLock()
+        self._pool_available = threading.Condition(self._pool_lock)
+
+
+class MemoryEngine(Engine):
+    """An SQLite database in memory: one for the whole engine, all threads included, on one connection.
+
+    Its sessions share the connection, so one sees what another has flushed and not yet committed; only one of them
+    can be in a transaction at a time.
+    """
+
+    def __init__(self, path: str, pragmas: dict[str, Any], timeout: float, echo: bool = False) -> None:
+        super().__init__(path, pragmas, timeout, echo)
+        self._turn = _Turn()
+        self._home = os.getpid()
+        self._memory: Any = None
+
+    def begin(self, lock_type: str | None = None) -> None:
+        self._turn.take(self._state, self._timeout)
+        try:
+            super().begin(lock_type)
+        except BaseException:
+            self._turn.give(self._state)
+            raise
+
+    def commit(self) -> None:
+        super().commit()
+        self._turn.give(self._state)
+
+    def rollback(self) -> None:
+        try:
+            super().rollback()
+        finally:
+            self._turn.give(self._state)
+
+    def close_all(self) -> None:
+        """Close the connection, and with it the database: what it held is gone."""
+        self.close()
+        self._memory = None
+
+    def _connect(self) -> Any:
+        if self.origin is not None:
+            return self.origin._connect()
+        if self._home != os.getpid():
+            raise peewee.InterfaceError(
+                "This :memory: database is in the parent process. Connect again in the child, or use a file."
+            )
+        with self._pool_lock:
+            if self._memory is None:
+                self._memory = peewee.SqliteDatabase._connect(self)
+            return self._memory
+
+    def _close(self, conn: Any, close_conn: bool = False) -> None:
+        """The connection stays open: the database lives in it."""
+
+    def _after_fork(self) -> None:
+        _inherited.append(self._memory)
+        super()._after_fork()
+
+
+class _Turn:
+    """Whose transaction it is on the one connection of a `MemoryEngine`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder: Any = None
+        self._thread = 0
+
+    def take(self, holder: Any, timeout: float) -> None:
+        waiting_is_vain = self._lock.locked() and self._thread == threading.get_ident()
+        if not self._lock.acquire(timeout=0 if waiting_is_vain else timeout):
+            raise peewee.OperationalError(
+                "database is locked: another session"
+                + (" of this thread" if waiting_is_vain else "")
+                + " has a transaction open on this :memory: database. Commit it, roll it back or close it first."
+            )
+        self._holder, self._thread = holder, threading.get_ident()
+
+    def give(self, holder: Any) -> None:
+        if self._holder is holder:
+            self._holder = None
+            self._lock.release()
+
+
+def connect(config: Any) -> Engine:
+    """Return the engine of a config, having tried it once. Raises `DBConfigurationException`."""
+    settings = read_config(config)
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        _refuse(config, f"SQLite {sqlite3.sqlite_version} is too old; 3.35 or later is needed. Use a newer Python.")
+    engine = _sqlite(settings)
+    try:
+        _try(engine)
+    except peewee.PeeweeException as error:
+        engine.close_all()
+        _refuse(config, _diagnosis(settings["path"], str(error)), error)
+    return engine
+
+
+def _sqlite(settings: Checked) -> Engine:
+    memory = settings["path"] == ":memory:"
+    pragmas = {"foreign_keys": 1, **({} if memory else {"journal_mode": "wal"}), **settings["pragmas"]}
+    return (MemoryEngine if memory else Engine)(settings["path"], pragmas, settings["timeout"], settings["echo"])
+
+
+def _try(engine: Engine) -> None:
+    """Open a connection and read; a database that is busy (another process turns it into WAL) is tried again."""
+    deadline = time.monotonic() + engine.timeout
+    while True:
+        try:
+            with engine.connection_context():
+                engine.execute_sql("SELECT COUNT(*) FROM sqlite_master").fetchall()
+            return
+        except peewee.OperationalError as error:
+            if not engine.is_retryable(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _diagnosis(path: str, problem: str) -> str:
+    if "not a database" in problem:
+        return f"The file {path!r} is no SQLite database. Give the path of a database, or of a file yet to be made."
+    if "unable to open" in problem or "readonly" in problem or "read-only" in problem:
+        return (
+            f"The database {path!r} can't be opened ({problem}): the user of this process needs the permission to "
+            "read and write the file, and to write in its directory."
+        )
+    return f"The database {path!r} can't be used: {problem}."
+
+
+def _refuse(config: Any, message: str, cause: BaseException | None = None) -> NoReturn:
+    raise DBConfigurationException(message, masked(config)) from cause
+
+
+def _log(event: peewee.QueryEvent) -> None:
+    statements.info("%s %r (%.1f ms)", event.sql, event.params, event.duration * 1000)
+
+
+def _show(logger: logging.Logger) -> None:
+    """Make a logger's messages visible, in a program that has set up no logging."""
+    logger.setLevel(logging.INFO)
+    if not logger.hasHandlers():
+        logger.addHandler(logging.StreamHandler())
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_inherited: list[Any] = []
+_forks = 0
+
+
+def _after_fork() -> None:
+    global _forks
+    _forks += 1
+    for engine in list(_engines):
+        engine._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,87 @@
+"""The identity map: one row, one object."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import peewee
+
+Rows = dict[Any, "weakref.ref[Any]"]
+
+_ROOM = 1_000
+
+
+class IdentityMap(Mapping[tuple[type, Any], Any]):
+    """The objects of a session by their identity key: `(model, key)`, where a key of several columns is a tuple.
+
+    Objects are held weakly. A dead reference stays until there are as many as living ones, then all are swept out at
+    once: adding an object costs no callback.
+    """
+
+    def __init__(self) -> None:
+        self._models: dict[type, Rows] = {}
+        self._room: dict[type, int] = {}
+
+    def rows(self, model: type) -> Rows:
+        """Return the references to the objects of a model, by key, with room made for more."""
+        rows = self._models.get(model)
+        if rows is None:
+            rows = self._models[model] = {}
+            self._room[model] = _ROOM
+        elif len(rows) > self._room[model]:
+            for key in [key for key, reference in rows.items() if reference() is None]:
+                del rows[key]
+            self._room[model] = max(_ROOM, 2 * len(rows))
+        return rows
+
+    def find(self, model: type, key: Any) -> Any:
+        """Return the object of a key, or None."""
+        rows = self._models.get(model)
+        reference = None if rows is None else rows.get(key)
+        return None if reference is None else reference()
+
+    def add(self, model: type, key: Any, instance: Any) -> None:
+        """Enter an object, in the place of any that has its key."""
+        self.rows(model)[key] = weakref.ref(instance)
+
+    def discard(self, model: type, key: Any, instance: Any) -> None:
+        """Take an object out, unless another one has its key by now."""
+        if self.find(model, key) is instance:
+            del self._models[model][key]
+
+    def clear(self) -> None:
+        """Let go of all objects."""
+        self._models.clear()
+        self._room.clear()
+
+    def objects(self) -> Iterator[Any]:
+        """Go through the living objects; they may change meanwhile."""
+        for rows in list(self._models.values()):
+            for reference in list(rows.values()):
+                instance = reference()
+                if instance is not None:
+                    yield instance
+
+    def __getitem__(self, identity: tuple[type, Any]) -> Any:
+        instance = self.find(*identity)
+        if instance is None:
+            raise KeyError(identity)
+        return instance
+
+    def __iter__(self) -> Iterator[tuple[type, Any]]:
+        for model, rows in list(self._models.items()):
+            for key, reference in list(rows.items()):
+                if reference() is not None:
+                    yield model, key
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.objects())
+
+    def __contains__(self, identity: object) -> bool:
+        return isinstance(identity, tuple) and len(identity) == 2 and self.find(*identity) is not None
+
+    def __repr__(self) -> str:
+        models = {model.__name__: len(rows) for model, rows in self._models.items() if isinstance(model, peewee.ModelBase)}
+        return f"<IdentityMap {models}>"

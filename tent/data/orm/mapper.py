@@ -1,0 +1,249 @@
+"""One model on one kind of engine: its columns, the conversion of their values, and its compiled statements."""
+
+from __future__ import annotations
+
+import datetime
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import peewee
+
+from .engine import Engine
+from .errors import InvalidRequestError
+from .tracking import MutableAccessor
+
+Convert = Callable[[Any], Any]
+
+BATCH = 500  # rows in a statement; more gain nothing (scripts/benchmark of the insert)
+_MOST_PARAMETERS = 32_000  # SQLite's default limit is 32,766 (https://www.sqlite.org/limits.html)
+
+# Peewee's conversions, and the types that a value has when its conversion does nothing
+_NATIVE: dict[Any, tuple[type, ...]] = {
+    peewee.IntegerField.adapt: (int,),
+    peewee.FloatField.adapt: (float,),
+    peewee.CharField.adapt: (str,),
+    peewee.BooleanField.adapt: (bool,),
+    peewee.DateTimeField.adapt: (datetime.datetime, datetime.date),
+    peewee.DateField.adapt: (datetime.date,),
+    peewee.TimeField.adapt: (datetime.time,),
+}
+_READ_AS_IS = (peewee.Field.adapt, peewee.IntegerField.adapt, peewee.FloatField.adapt, peewee.CharField.adapt)
+_ISO = {
+    peewee.DateTimeField: datetime.datetime.fromisoformat,
+    peewee.DateField: datetime.date.fromisoformat,
+    peewee.TimeField: datetime.time.fromisoformat,
+}
+
+
+class Column:
+    """A field on an engine: how its values go into a statement, and come out of a row."""
+
+    __slots__ = ("name", "field", "sql", "placeholder", "native", "encode", "decode", "has_default")
+
+    def __init__(self, field: Any, engine: Engine) -> None:
+        base = _converting(field)
+        kind = type(base)
+        own_db_value = kind.db_value is not peewee.Field.db_value
+        own_python_value = kind.python_value is not peewee.Field.python_value
+        adapt = None if isinstance(base, peewee.BareField) else kind.adapt
+        self.name: str = field.name
+        self.field = field
+        self.sql = quoted(engine, field.column_name)
+        self.native = None if own_db_value else _NATIVE.get(adapt)
+        self.placeholder, self.encode = _writer(field, base, engine)
+        self.decode = None if not own_python_value and adapt in _READ_AS_IS else _reader(base, engine)
+        self.has_default = any(
+            isinstance(part, peewee.SQL) and part.sql.lstrip().upper().startswith("DEFAULT")
+            for part in field.constraints or ()
+        )
+
+    def encoded(self, values: Sequence[Any]) -> Sequence[Any]:
+        """Return values as the driver takes them; the same sequence, when nothing needs a conversion."""
+        native = self.native
+        if native is not None and {*native, type(None)}.issuperset(map(type, values)):
+            return values
+        return [self.encoded_one(value) for value in values]
+
+    def encoded_one(self, value: Any) -> Any:
+        """Return a value as the driver takes it. Raises `peewee.DataError` for one that the column can't hold."""
+        if value is None or (isinstance(value, peewee.Node) and not isinstance(value, peewee.Model)):
+            return value
+        encoded = self.encode(value)
+        if self.native is not None and not isinstance(encoded, self.native) and not isinstance(encoded, peewee.Node):
+            model = self.field.model.__name__
+            raise peewee.DataError(
+                f"{model}.{self.name} is a {type(self.field).__name__} and can't hold {_short(value)}, "
+                f"a value of the type {type(value).__name__}"
+            )
+        return encoded
+
+    def decoded(self, value: Any) -> Any:
+        """Return a row's value as the attribute has it."""
+        return value if value is None or self.decode is None else self.decode(value)
+
+    def normal(self, value: Any) -> Any:
+        """Return a value as it would come back from the database: "1" as 1 for an integer column."""
+        return self.decoded(self.encoded_one(value))
+
+
+class Mapper:
+    """A model on a kind of engine."""
+
+    def __init__(self, model: Any, engine: Engine) -> None:
+        meta = model._meta
+        self.model = model
+        self.param: str = engine.param
+        self.columns = [Column(field, engine) for field in meta.sorted_fields]
+        self.by_name = {column.name: column for column in self.columns}
+        self.names = tuple(column.name for column in self.columns)
+        self.table = engine.parse(meta.entity)[0]
+        self.mutable = [column.name for column in self.columns if column.field.accessor_class is MutableAccessor]
+        self.decoders = [(column.name, column.decode) for column in self.columns if column.decode is not None]
+        self.key_columns = [self.by_name[field.name] for field in meta.get_primary_keys()]
+        self.key_names = tuple(column.name for column in self.key_columns)
+        self.generated = self.key_names[0] if meta.auto_increment else None
+        self.optional = [c.name for c in self.columns if c.has_default or c.name == self.generated]
+        self.foreign_keys = [field for field in meta.sorted_fields if isinstance(field, peewee.ForeignKeyField)]
+        self.version = next((f.name for f in meta.sorted_fields if isinstance(f, VersionField)), None)
+        self.unique = _unique_sets(meta)
+        self.where_key = " AND ".join(f"{column.sql} = {column.placeholder}" for column in self.key_columns)
+        self.select = f"SELECT {', '.join(column.sql for column in self.columns)} FROM {self.table}"
+        self.select_by_key = f"{self.select} WHERE {self.where_key}"
+        self.key_in = operator.itemgetter(*(self.names.index(name) for name in self.key_names or self.names[:1]))
+        self.statements: dict[Any, str] = {}
+
+    def statement(self, shape: Any, compile: Callable[[], str]) -> str:
+        """Return the SQL of a shape of statement, compiled once."""
+        sql = self.statements.get(shape)
+        if sql is None:
+            sql = self.statements[shape] = compile()
+        return sql
+
+    def key_of(self, data: Any) -> Any:
+        """Return the key in a mapping of names to values: of several columns a tuple, None when a part is missing."""
+        if len(self.key_names) == 1:
+            return data.get(self.key_names[0])
+        key = tuple(data.get(name) for name in self.key_names)
+        return None if None in key or not key else key
+
+    def identity(self, key: Any) -> Any:
+        """Return a key as the identity map has it, whatever type it was given in; None when a part of it is None.
+
+        A key of several columns is a tuple in their order, or a mapping of their names. Raises
+        `InvalidRequestError` for a key of other parts, or one that can't be a key.
+        """
+        names = self.key_names
+        if isinstance(key, dict):
+            if set(key) != set(names):
+                raise self._no_key(key)
+            key = tuple(key[name] for name in names)
+        elif len(names) == 1:
+            key = key if isinstance(key, tuple) else (key,)
+        if not isinstance(key, (tuple, list)) or len(key) != len(names) or not names:
+            raise self._no_key(key)
+        parts = tuple(_hashable(column.normal(part)) for column, part in zip(self.key_columns, key))
+        return None if None in parts else parts if len(parts) > 1 else parts[0]
+
+    def key_params(self, key: Any) -> list[Any]:
+        """Return the parameters of `where_key` for a key."""
+        parts = key if len(self.key_columns) > 1 else (key,)
+        return [column.encoded_one(part) for column, part in zip(self.key_columns, parts)]
+
+    def _no_key(self, key: Any) -> InvalidRequestError:
+        names = ", ".join(self.key_names) or "none: the model has no primary key"
+        return InvalidRequestError(f"{_short(key)} is no key of {self.model.__name__}, whose key columns are {names}.")
+
+
+class VersionField(peewee.IntegerField):
+    """A column that counts the updates of its row, so that a write over somebody else's change is noticed.
+
+    It starts at 1. An update or delete of an object whose row has another version raises `StaleDataError`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("default", 1)
+        super().__init__(*args, **kwargs)
+
+
+def mapper_of(model: Any, engine: Engine) -> Mapper:
+    """Return the mapper of a model on the kind of an engine, made once."""
+    mappers = model._meta.__dict__.setdefault("mappers", {})
+    mapper = mappers.get(type(engine))
+    if mapper is None:
+        mapper = mappers[type(engine)] = Mapper(model, engine)
+    return mapper  # type: ignore[no-any-return]
+
+
+def quoted(engine: Engine, name: str) -> str:
+    """Return a name as SQL has it."""
+    return engine.parse(peewee.Entity(name))[0]
+
+
+def in_clause(mapper: Mapper, count: int) -> str:
+    """Return the condition that a row has one of `count` keys; its parameters are those of the keys, in a row."""
+    if len(mapper.key_columns) == 1:
+        column = mapper.key_columns[0]
+        return f"{column.sql} IN ({', '.join([column.placeholder] * count)})"
+    return " OR ".join([f"({mapper.where_key})"] * count)
+
+
+def chunks(items: Sequence[Any], width: int, most: int = BATCH) -> Iterable[Sequence[Any]]:
+    """Cut items into parts of at most `most`, fewer when `width` parameters for each are too many for a statement."""
+    size = max(1, min(most, _MOST_PARAMETERS // max(1, width)))
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _converting(field: Any) -> Any:
+    """Return the field that converts a field's values: of a foreign key, the one at the end of its chain."""
+    while isinstance(field, peewee.ForeignKeyField):
+        field = field.rel_field
+    return field
+
+
+def _writer(field: Any, base: Any, engine: Engine) -> tuple[str, Convert]:
+    """Return the placeholder of a column, and the function that makes its parameter."""
+    if not isinstance(base, peewee.JSONField):
+        return engine.param, field.db_value
+    wrap = engine.json_methods(engine).make_value_wrapper(base._dumps)
+    sample = wrap({})
+    if not isinstance(sample, peewee.Node):
+        return engine.param, lambda value: value if isinstance(value, peewee.Node) else wrap(value)
+    return engine.parse(sample)[0], base._dumps
+
+
+def _reader(field: Any, engine: Engine) -> Convert:
+    if isinstance(field, peewee.JSONField):
+        return engine.json_methods(engine).make_value_reader(field._loads)  # type: ignore[no-any-return]
+    parse = _ISO.get(type(field))
+    if parse is None or field.formats is not type(field).formats:
+        return field.python_value  # type: ignore[no-any-return]
+    convert = field.python_value
+
+    def read(value: Any) -> Any:
+        # Ten times as fast as Peewee's strptime, which still gets what is in none of the ISO forms.
+        try:
+            return parse(value)
+        except (TypeError, ValueError):
+            return convert(value)
+
+    return read
+
+
+def _unique_sets(meta: Any) -> list[tuple[str, ...]]:
+    """Return the sets of fields whose values no two rows share, the key first."""
+    sets = [tuple(field.name for field in meta.get_primary_keys())]
+    for index in meta.fields_to_index():
+        fields = getattr(index, "_expressions", ())
+        if getattr(index, "_unique", False) and all(isinstance(field, peewee.Field) for field in fields):
+            sets.append(tuple(field.name for field in fields))
+    return [names for names in sets if names]
+
+
+def _hashable(part: Any) -> Any:
+    return bytes(part) if isinstance(part, (bytearray, memoryview)) else part
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -1,0 +1,60 @@
+"""Merging: the values of an object from elsewhere are copied to the session's own object of its row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import mutable
+from .errors import InvalidRequestError, StaleDataError
+from .tracking import CLEAN, DELETED, changed_names
+
+
+def merge(session: Any, source: Any, load: bool) -> Any:
+    """Return the session's own object of the row of `source`, with the values that are set on that one."""
+    unit = session._unit
+    mapper = unit.loader.mapper(type(source))
+    parts = tuple(source.__data__.get(name) for name in mapper.key_names)
+    key = None if None in parts or not parts else mapper.identity(parts)
+    if not load:
+        return _adopt(unit, mapper, key, source)
+    session._before_query()
+    target = None if key is None else session.get(mapper.model, key)
+    if target is None:
+        target = type(source).__new__(type(source))
+        target.__data__, target.__rel__, target._given = mapper.model._meta.get_default_dict(), {}, {}
+        unit.register_new(target)
+    elif mapper.version and target.__data__.get(mapper.version) != source.__data__.get(mapper.version):
+        raise StaleDataError(
+            f"{source!r} can't be merged: it has {mapper.version} {source.__data__.get(mapper.version)}, and its row "
+            f"has {target.__data__.get(mapper.version)}.",
+            source,
+        )
+    for name in _names_set(source):
+        setattr(target, name, mutable.plain(source.__data__[name]))
+    if target._committed is None:
+        unit.register_key(target)
+    return target
+
+
+def _adopt(unit: Any, mapper: Any, key: Any, source: Any) -> Any:
+    if key is None or source._committed is None or source._committed is DELETED or changed_names(source):
+        raise InvalidRequestError(
+            f"merge(load=False) takes an object that has a row and no unsaved changes, and {source!r} is none."
+        )
+    values = {name: mutable.plain(value) for name, value in source.__data__.items()}
+    target = unit.identity_map.find(mapper.model, key)
+    if target is None:
+        target = type(source).__new__(type(source))
+        target.__data__, target.__rel__, target._committed, target._owner = values, {}, CLEAN, unit.owner
+        unit.identity_map.add(mapper.model, key, target)
+    else:
+        unit.loader.refresh(target, values)
+    target._epoch = -1
+    return target
+
+
+def _names_set(source: Any) -> list[str]:
+    """Return the names of the values of an object, except those that a new object was merely given by default."""
+    if source._committed is not None or source._given is None:
+        return list(source.__data__)
+    return [name for name in source.__data__ if name in source._given]

@@ -1,0 +1,229 @@
+"""The base classes of models: names of tables, the registry, constructors, copies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import peewee
+
+from . import mutable, tracking
+from .errors import InvalidRequestError
+from .query import Raw, Select
+
+_Self = TypeVar("_Self", bound="ModelRoot")
+
+_IRREGULAR = {"person": "people", "child": "children", "man": "men", "woman": "women", "mouse": "mice", "foot": "feet"}
+_SHOWN = 3
+
+
+class Registry:
+    """The models of a declarative base, by the names of their tables."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, type[peewee.Model]] = {}
+
+    def __iter__(self) -> Iterator[type[peewee.Model]]:
+        return iter(list(self._models.values()))
+
+    def add(self, model: type[peewee.Model]) -> None:
+        """Register a model. A model of the same module and name, which was loaded again, replaces the former one."""
+        table = model._meta.table_name
+        former = self._models.get(table)
+        if former is not None and _full_name(former) != _full_name(model):
+            raise InvalidRequestError(
+                f"The models {_full_name(former)} and {_full_name(model)} have one table name, {table!r}. "
+                "Give one of them another __tablename__, or a declarative_base() of its own."
+            )
+        if former is not None:
+            for field in list(former._meta.refs):
+                former._meta.remove_ref(field)
+        self._models[table] = model
+
+
+def table_name(model: type[peewee.Model]) -> str:
+    """Return the name of a model's table: its `__tablename__`, else its class name in snake_case and the plural."""
+    given = model.__dict__.get("__tablename__")
+    if given is None:
+        return plural(peewee.make_snake_case(model.__name__))
+    if not isinstance(given, str) or not given or "\0" in given:
+        raise InvalidRequestError(f"{model.__name__}.__tablename__ must be a name, not {given!r}.")
+    return given
+
+
+def plural(noun: str) -> str:
+    """Return the English plural of a noun in snake_case: `entity` -> `entities`.
+
+    >>> plural("user"), plural("delivery_failure"), plural("entity"), plural("mail_address")
+    ('users', 'delivery_failures', 'entities', 'mail_addresses')
+    """
+    start, _, last = noun.rpartition("_")
+    prefix = f"{start}_" if start else ""
+    if last in _IRREGULAR:
+        return prefix + _IRREGULAR[last]
+    if re.search(r"[^aeiou]y$", last):
+        return f"{prefix}{last[:-1]}ies"
+    return prefix + last + ("es" if re.search(r"(s|x|z|ch|sh)$", last) else "s")
+
+
+# The accessors whose __set__, on an object that has no row, does no more than put the value in __data__.
+_DIRECT = (tracking.ColumnAccessor, tracking.MutableAccessor)
+
+
+class ModelMetadata(peewee.Metadata):
+    """Peewee's metadata, whose fields get accessors that track changes."""
+
+    direct: frozenset[str] = frozenset()  # the names of the fields that a constructor can put into __data__ as they are
+
+    def add_field(self, field_name: str, field: Any, set_attribute: bool = True) -> None:
+        if not isinstance(field, (peewee.MetaField, peewee.DeferredForeignKey)):
+            field.accessor_class = tracking.accessor_for(field)
+            if isinstance(field, peewee.ForeignKeyField):
+                field.backref_accessor_class = tracking.BackrefAccessor
+            self.direct = self.direct - {field_name} | ({field_name} if field.accessor_class in _DIRECT else set())
+        super().add_field(field_name, field, set_attribute)
+        self.__dict__.pop("mappers", None)  # what was compiled for the former fields
+        if isinstance(field, peewee.FieldDatabaseHook) and self.database is None:
+            field._db_hook(_sqlite)
+
+
+# A JSONField builds its SQL for the database of its model; ours have none, and speak SQLite's JSON.
+_sqlite = peewee.SqliteDatabase(None)
+
+
+class ModelRoot(peewee.Model):
+    """What all models have; inherit from `Base` or `TableMixin`."""
+
+    __abstract__ = True
+    registry: Registry = Registry()
+
+    _owner: tracking.Owner | None = None
+    _committed: Any = None
+    _epoch: int = -1
+    _given: Any = None
+
+    class Meta:
+        model_metadata_class = ModelMetadata
+        table_function = table_name
+
+    def __init__(self, *args: Any, **values: Any) -> None:
+        """Make an object of column values, given by keyword. An unknown keyword is a `TypeError`."""
+        if args:
+            raise TypeError(f"{type(self).__name__} takes the values of its columns by keyword{_columns(self)}.")
+        meta: Any = self._meta
+        data = self.__data__ = {} if values.pop("__no_default__", None) else meta.get_default_dict()
+        self.__rel__ = {}
+        self._given = values
+        if values.keys() <= meta.direct:
+            data.update(values)
+            return
+        for name, value in values.items():
+            _set_by_name(self, name, value)
+
+    @classmethod
+    def validate_model(cls) -> None:
+        """Peewee's hook, called when a model class has been made: register it."""
+        if cls.__dict__["__repr__"].__module__ == peewee.__name__:
+            del cls.__repr__  # Peewee gives each class one, unless it brings its own; ours shows more
+        if not cls.__dict__.get("__abstract__", False):
+            cls.registry.add(cls)
+
+    @classmethod
+    def select(cls, *fields: Any) -> Any:
+        """Return Peewee's select; a session that executes it gives its own objects."""
+        return Select(cls, fields or cls._meta.sorted_fields, is_default=not fields)
+
+    @classmethod
+    def raw(cls, sql: str, *params: Any) -> Any:
+        """Return Peewee's raw query; a session that executes it gives its own objects."""
+        return Raw(cls, sql, params)
+
+    @property
+    def _dirty(self) -> set[str]:
+        """Peewee's set of changed fields, seen through what is tracked here."""
+        return set(self.__data__ if self._committed is None else self._committed)
+
+    @_dirty.setter
+    def _dirty(self, names: set[str]) -> None:
+        # Model.save() takes out the fields that it wrote itself.
+        for name in set(self._committed or ()) - names:
+            del self._committed[name]
+
+    def __repr__(self) -> str:
+        key = {field.name: self.__data__.get(field.name) for field in self._meta.get_primary_keys()}
+        others = {name: value for name, value in self.__data__.items() if name not in key and value is not None}
+        shown = {**key, **dict(list(others.items())[:_SHOWN])}
+        return f"<{type(self).__name__} {' '.join(f'{name}={_short(value)}' for name, value in shown.items())}>"
+
+    def __copy__(self: _Self) -> _Self:
+        """A copy is a new transient object with the same values, except a generated key."""
+        twin = type(self).__new__(type(self))
+        twin.__data__ = {name: mutable.plain(value) for name, value in self.__data__.items()}
+        twin.__rel__ = dict(self.__rel__)
+        if self._meta.auto_increment:
+            twin.__data__.pop(self._meta.primary_key.name, None)  # type: ignore[union-attr]
+        twin._given = dict.fromkeys(twin.__data__)
+        return twin
+
+    def __deepcopy__(self: _Self, memo: dict[int, Any]) -> _Self:
+        return self.__copy__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        state.pop("_owner", None)
+        state["_committed"] = _MARKS.get(id(self._committed), self._committed)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(self._committed, str):
+            self._committed = getattr(tracking, self._committed)
+
+
+_MARKS = {id(tracking.CLEAN): "CLEAN", id(tracking.DELETED): "DELETED"}
+
+
+class Base(ModelRoot):
+    """The base class of models: `class Note(Base)`, with Peewee's fields as attributes.
+
+    `__tablename__ = "…"` names the table, else its name is guessed: `Note` -> `notes`. With `__abstract__ = True` in
+    its own body a class is no table, but a base class of others.
+    """
+
+    __abstract__ = True
+
+
+class TableMixin(ModelRoot):
+    """A base class, or a second one beside `Base`, that says that the table's name is guessed."""
+
+    __abstract__ = True
+
+
+def declarative_base() -> Any:
+    """Return a new base class of models, like `Base`, with a registry of its own.
+
+    Models of two such bases can have tables of one name; `install_tables(engine, models=ThatBase)` installs its own.
+    """
+    return type("Base", (ModelRoot,), {"__abstract__": True, "registry": Registry(), "__doc__": Base.__doc__})
+
+
+def _set_by_name(instance: Any, name: str, value: Any) -> None:
+    """Set what a constructor was given, if it is something that objects of the class let set."""
+    descriptor = next((kind.__dict__[name] for kind in type(instance).__mro__ if name in kind.__dict__), None)
+    if not hasattr(descriptor, "__set__"):
+        raise TypeError(f"{type(instance).__name__} has no column {name!r}{_columns(instance)}.")
+    setattr(instance, name, value)
+
+
+def _columns(instance: Any) -> str:
+    return f" (its columns: {', '.join(instance._meta.sorted_field_names)})"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _full_name(model: type) -> str:
+    return f"{model.__module__}.{model.__qualname__}"

@@ -1,0 +1,373 @@
+"""Change sets become batched statements: the only module that writes rows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import peewee
+
+from .engine import Engine
+from .errors import FlushError, StaleDataError, explain
+from .mapper import BATCH, Mapper, chunks, in_clause
+from .tracking import MISSING
+
+Fill = tuple[Any, str, Any]
+
+
+class Change:
+    """The change set of an object that has a row: which columns to write, and the key to find the row by."""
+
+    __slots__ = ("instance", "mapper", "names", "key", "version")
+
+    def __init__(self, instance: Any, mapper: Mapper, names: Sequence[str], key: Any) -> None:
+        self.instance = instance
+        self.mapper = mapper
+        self.names = tuple(names)
+        self.key = key
+        self.version = committed_value(instance, mapper.version) if mapper.version else None
+
+    def new(self, names: Iterable[str]) -> tuple[Any, ...]:
+        """Return the values that these columns will have."""
+        return tuple(self.instance.__data__.get(name) for name in names)
+
+    def old(self, names: Iterable[str]) -> tuple[Any, ...]:
+        """Return the values that these columns have in the row."""
+        return tuple(committed_value(self.instance, name) for name in names)
+
+    def __repr__(self) -> str:
+        return f"<Change of {self.instance!r}: {', '.join(self.names)}>"
+
+
+class Persister:
+    """Writes the rows of one flush. What it fills into objects (keys, versions) is listed in `filled`.
+
+    A statement that fails raises Peewee's error, which names the object.
+    """
+
+    def __init__(self, database: Engine) -> None:
+        self.database = database
+        self.filled: list[Fill] = []
+
+    def undo(self) -> None:
+        """Take back what was filled into objects."""
+        for instance, name, old in reversed(self.filled):
+            if old is MISSING:
+                instance.__data__.pop(name, None)
+            else:
+                instance.__data__[name] = old
+        self.filled.clear()
+
+    # Inserting
+
+    def insert(self, mapper: Mapper, instances: Sequence[Any], postponed: frozenset[tuple[int, str]]) -> None:
+        """Insert rows, which need none of each other, in a statement for each set of columns and 500 rows.
+
+        `postponed` has the foreign keys, by object and name, that stay NULL for now.
+        """
+        self._fill_foreign_keys(mapper, instances, [f.name for f in mapper.foreign_keys], postponed)
+        for names, group in _shapes(mapper, instances).items():
+            for part in chunks(group, len(names)):
+                self._blame(part, "inserting {} into " + mapper.table, lambda rows: self._insert(mapper, names, rows))
+
+    def _insert(self, mapper: Mapper, names: tuple[str, ...], instances: Sequence[Any]) -> None:
+        columns = [self._encode(mapper, name, instances) for name in names]
+        computed = [name for name, values in zip(names, columns) if _has_expression(values)]
+        if len(instances) > 1 and (computed or not names):
+            for instance in instances:
+                self._insert(mapper, names, [instance])
+            return
+        returned = [name for name in mapper.optional if name not in names] + computed
+        keys = [name for name in mapper.key_names if name not in returned] if returned else []
+        rows = list(zip(*columns))
+        if computed:
+            values, params = self._values_with_expressions(mapper, names, rows[0])
+            sql = f"INSERT INTO {mapper.table} {_column_list(mapper, names)} VALUES {values}"
+            sql += _returning(mapper, keys + returned)
+        else:
+            sql = _insert_sql(mapper, names, len(rows), keys + returned)
+            params = list(itertools.chain.from_iterable(rows))
+        cursor = self.database.execute_sql(sql, params)
+        self._take(mapper, instances, keys, returned, cursor.fetchall() if returned else [])
+
+    def _take(
+        self, mapper: Mapper, instances: Sequence[Any], keys: list[str], returned: list[str], rows: list[Any]
+    ) -> None:
+        """Fill what the database made into the objects of inserted rows."""
+        if not returned:
+            return
+        if len(rows) != len(instances):
+            raise FlushError(f"{len(instances)} rows were inserted into {mapper.table}, and {len(rows)} came back.")
+        # SQL promises no order of what RETURNING gives. Generated keys grow in the order of the VALUES, so sorted they
+        # are in it; given keys are looked up.
+        if mapper.generated in returned:
+            rows = sorted(rows, key=lambda row: row[returned.index(mapper.generated)])
+        elif len(rows) > 1:
+            by_key = {mapper.identity(tuple(row[: len(keys)])): row for row in rows}
+            rows = [by_key[mapper.identity(tuple(i.__data__[name] for name in keys))] for i in instances]
+        for instance, row in zip(instances, rows):
+            for name, value in zip(returned, row[len(keys) :]):
+                self.fill(instance, name, mapper.by_name[name].decoded(value))
+
+    # Updating
+
+    def update(self, changes: Sequence[Change]) -> None:
+        """Update rows, with one statement for each table and set of columns."""
+        for change in changes:
+            self._fill_foreign_keys(change.mapper, [change.instance], change.names, frozenset())
+            self._count_version(change)
+        groups: dict[tuple[Mapper, tuple[str, ...]], list[Change]] = {}
+        for change in changes:
+            groups.setdefault((change.mapper, change.names), []).append(change)
+        for (mapper, names), group in groups.items():
+            for part in chunks(group, 1, most=10_000):
+                self._blame(
+                    part,
+                    "updating {} in " + mapper.table,
+                    lambda some: self._update(mapper, names, some),
+                    lambda change: change.instance,
+                )
+
+    def _update(self, mapper: Mapper, names: tuple[str, ...], changes: Sequence[Change]) -> None:
+        columns = [self._encode(mapper, name, [change.instance for change in changes]) for name in names]
+        if any(_has_expression(values) for values in columns):
+            for change, row in zip(changes, zip(*columns)):
+                self._update_with_expressions(change, row)
+            return
+        sql = mapper.statement(("update", names), lambda: _update_sql(mapper, names))
+        rows = [[*row, *_where(change)] for change, row in zip(changes, zip(*columns))]
+        if len(rows) == 1:
+            count = self.database.execute_sql(sql, rows[0]).rowcount
+        else:
+            count = self.database.execute_many(sql, rows)
+        _check_count(mapper, changes, count, "update")
+
+    def _update_with_expressions(self, change: Change, row: Sequence[Any]) -> None:
+        mapper, params = change.mapper, []
+        assignments = []
+        for name, value in zip(change.names, row):
+            placeholder, values = self._placeholder(mapper, name, value)
+            assignments.append(f"{mapper.by_name[name].sql} = {placeholder}")
+            params += values
+        made = [name for name, value in zip(change.names, row) if isinstance(value, peewee.Node)]
+        sql = f"UPDATE {mapper.table} SET {', '.join(assignments)} WHERE {_where_sql(mapper)}{_returning(mapper, made)}"
+        rows = self.database.execute_sql(sql, [*params, *_where(change)]).fetchall()
+        _check_count(mapper, [change], len(rows), "update")
+        for name, value in zip(made, rows[0]):
+            self.fill(change.instance, name, mapper.by_name[name].decoded(value))
+
+    def _count_version(self, change: Change) -> None:
+        version = change.mapper.version
+        if version is None:
+            return
+        if change.version is None:
+            raise FlushError(f"{change.instance!r} has no version: {version!r} is None. Set it, or load it again.")
+        if version not in change.names:
+            change.names += (version,)
+            self.fill(change.instance, version, change.version + 1)
+
+    # Deleting
+
+    def delete(self, mapper: Mapper, changes: Sequence[Change]) -> None:
+        """Delete rows by their keys, 500 in a statement."""
+        if mapper.version is not None:
+            sql = f"DELETE FROM {mapper.table} WHERE {_where_sql(mapper)}"
+            self._blame(
+                changes,
+                "deleting {} from " + mapper.table,
+                lambda some: _check_count(
+                    mapper, some, self.database.execute_many(sql, [_where(c) for c in some]), "delete"
+                ),
+                lambda change: change.instance,
+            )
+            return
+        for part in chunks(changes, len(mapper.key_columns)):
+            self._blame(
+                part,
+                "deleting {} from " + mapper.table,
+                lambda some: self._delete(mapper, some),
+                lambda change: change.instance,
+            )
+
+    def _delete(self, mapper: Mapper, changes: Sequence[Change]) -> None:
+        sql = mapper.statement(
+            ("delete", len(changes)), lambda: f"DELETE FROM {mapper.table} WHERE {in_clause(mapper, len(changes))}"
+        )
+        params = [param for change in changes for param in mapper.key_params(change.key)]
+        _check_count(mapper, changes, self.database.execute_sql(sql, params).rowcount, "delete")
+
+    def put(self, mapper: Mapper, key: Any, name: str, value: Any) -> None:
+        """Put a value into one column of one row, as a step on the way."""
+        column = mapper.by_name[name]
+        sql = f"UPDATE {mapper.table} SET {column.sql} = {column.placeholder} WHERE {mapper.where_key}"
+        self.database.execute_sql(sql, [column.encoded_one(value), *mapper.key_params(key)])
+
+    def name_stale(self, error: StaleDataError, changes: Sequence[Change]) -> StaleDataError:
+        """Return the error with the object named whose row is gone or has another version, now looked up."""
+        for change in changes:
+            mapper = change.mapper
+            shown = mapper.by_name[mapper.version or mapper.key_names[0]]
+            sql = f"SELECT {shown.sql} FROM {mapper.table} WHERE {mapper.where_key}"
+            rows = self.database.fetch(sql, mapper.key_params(change.key)).rows
+            if not rows:
+                return StaleDataError(f"{error} The row of {change.instance!r} is gone. {_REMEDY}", change.instance)
+            if mapper.version and rows[0][0] != change.version:
+                return StaleDataError(
+                    f"{error} {change.instance!r} was loaded with {mapper.version} {change.version}, and its row has "
+                    f"{rows[0][0]} now. {_REMEDY}",
+                    change.instance,
+                )
+        return error
+
+    # What they share
+
+    def fill(self, instance: Any, name: str, value: Any) -> None:
+        """Put a value that the flush has made into an object."""
+        self.filled.append((instance, name, instance.__data__.get(name, MISSING)))
+        instance.__data__[name] = value
+
+    def _fill_foreign_keys(
+        self, mapper: Mapper, instances: Sequence[Any], names: Iterable[str], postponed: frozenset[tuple[int, str]]
+    ) -> None:
+        for field in mapper.foreign_keys:
+            name, target = field.name, field.rel_field.name
+            if name not in names:
+                continue
+            for instance in instances:
+                related = instance.__rel__.get(name)
+                if related is not None and (id(instance), name) not in postponed:
+                    key = related.__data__.get(target)
+                    if key != instance.__data__.get(name):
+                        self.fill(instance, name, key)
+
+    def _encode(self, mapper: Mapper, name: str, instances: Sequence[Any]) -> Sequence[Any]:
+        """Return the values of a column as the driver takes them.
+
+        Where a value had a type that the column converts ("1" for an integer), the object gets what it became.
+        """
+        column = mapper.by_name[name]
+        values = [instance.__data__.get(name) for instance in instances]
+        encoded = column.encoded(values)
+        if encoded is not values and column.native is not None:
+            for instance, value, converted in zip(instances, values, encoded):
+                if converted is not value:
+                    self.fill(instance, name, column.decoded(converted))
+        return encoded
+
+    def _values_with_expressions(
+        self, mapper: Mapper, names: Sequence[str], row: Sequence[Any]
+    ) -> tuple[str, list[Any]]:
+        placeholders, params = [], []
+        for name, value in zip(names, row):
+            placeholder, values = self._placeholder(mapper, name, value)
+            placeholders.append(placeholder)
+            params += values
+        return f"({', '.join(placeholders)})", params
+
+    def _placeholder(self, mapper: Mapper, name: str, value: Any) -> tuple[str, list[Any]]:
+        if isinstance(value, peewee.Node):
+            return self.database.parse(peewee.qualify_names(value), scope=peewee.SCOPE_VALUES)
+        return mapper.by_name[name].placeholder, [value]
+
+    def _blame(
+        self,
+        items: Sequence[Any],
+        context: str,
+        write: Callable[[Sequence[Any]], None],
+        instance_of: Callable[[Any], Any] = lambda item: item,
+    ) -> None:
+        """Write a batch. If it fails, write its items one by one to find the object whose error it is."""
+        try:
+            write(items)
+        except FlushError:
+            raise
+        except Exception as error:
+            instance, error = instance_of(items[0]), error
+            if len(items) > 1:
+                for item in items:
+                    try:
+                        write([item])
+                    except Exception as its_own:
+                        instance, error = instance_of(item), its_own
+                        break
+            raise explain(error, context.format(repr(instance)), instance) from error.__cause__
+
+
+_REMEDY = (
+    "This typically happens when another session has changed or deleted the row meanwhile: roll back, load the object "
+    "again and repeat the change."
+)
+
+
+def committed_value(instance: Any, name: str) -> Any:
+    """Return the value that the row of an object has in a column."""
+    committed = instance._committed or {}
+    value = committed[name] if name in committed else instance.__data__.get(name)
+    return None if value is MISSING else value
+
+
+def _shapes(mapper: Mapper, instances: Sequence[Any]) -> dict[tuple[str, ...], list[Any]]:
+    """Return new objects by the columns to write: all, except where the database makes the value."""
+    if not mapper.optional:
+        return {mapper.names: list(instances)}
+    groups: dict[tuple[bool, ...], list[Any]] = {}
+    for instance in instances:
+        data = instance.__data__
+        left_out = tuple(
+            data.get(name) is None if name == mapper.generated else name not in data for name in mapper.optional
+        )
+        groups.setdefault(left_out, []).append(instance)
+    shapes = {}
+    for left_out, group in groups.items():
+        absent = {name for name, out in zip(mapper.optional, left_out) if out}
+        shapes[tuple(name for name in mapper.names if name not in absent)] = group
+    return shapes
+
+
+def _has_expression(values: Sequence[Any]) -> bool:
+    return any(isinstance(value, peewee.Node) for value in values)
+
+
+def _insert_sql(mapper: Mapper, names: tuple[str, ...], count: int, returned: Sequence[str]) -> str:
+    """Return the INSERT of a number of rows; compiled once for one row, and for as many as go into a statement."""
+
+    def compile() -> str:
+        row = f"({', '.join(mapper.by_name[name].placeholder for name in names)})"
+        values = f"VALUES {', '.join([row] * count)}" if names else "DEFAULT VALUES"
+        return f"INSERT INTO {mapper.table} {_column_list(mapper, names)} {values}{_returning(mapper, returned)}"
+
+    if count == 1 or count == BATCH:
+        return mapper.statement(("insert", names, count, tuple(returned)), compile)
+    return compile()
+
+
+def _column_list(mapper: Mapper, names: Sequence[str]) -> str:
+    return f"({', '.join(mapper.by_name[name].sql for name in names)})" if names else ""
+
+
+def _update_sql(mapper: Mapper, names: tuple[str, ...]) -> str:
+    columns = [mapper.by_name[name] for name in names]
+    assignments = ", ".join(f"{column.sql} = {column.placeholder}" for column in columns)
+    return f"UPDATE {mapper.table} SET {assignments} WHERE {_where_sql(mapper)}"
+
+
+def _where_sql(mapper: Mapper) -> str:
+    version = mapper.by_name[mapper.version] if mapper.version else None
+    return mapper.where_key + (f" AND {version.sql} = {version.placeholder}" if version else "")
+
+
+def _where(change: Change) -> list[Any]:
+    params = change.mapper.key_params(change.key)
+    return [*params, change.version] if change.mapper.version else params
+
+
+def _returning(mapper: Mapper, names: Sequence[str]) -> str:
+    return f" RETURNING {', '.join(mapper.by_name[name].sql for name in names)}" if names else ""
+
+
+def _check_count(mapper: Mapper, changes: Sequence[Change], count: int, verb: str) -> None:
+    if count != len(changes):
+        error = StaleDataError(f"The {verb} of {len(changes)} rows in {mapper.table} found {count}.")
+        error.changes = changes  # type: ignore[attr-defined]
+        raise error

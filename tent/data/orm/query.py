@@ -1,0 +1,362 @@
+"""Queries that run in a session: Peewee's, with the verbs of SQLAlchemy's `Query`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import peewee
+
+from .errors import ArgumentError, InvalidRequestError, MultipleResultsFound, NoResultFound
+
+T = TypeVar("T")
+if TYPE_CHECKING:
+    _ModelSelect = peewee.ModelSelect[Any]
+else:
+    _ModelSelect = peewee.ModelSelect
+MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING"})()
+
+
+class Result(peewee.CursorWrapper, Generic[T]):
+    """The rows of a query, or their objects, all fetched: a sequence with the verbs of SQLAlchemy's `Result`."""
+
+    def __init__(self, rows: list[T], what: str = "row") -> None:
+        super().__init__(None)
+        self.row_cache = rows
+        self.count = len(rows)
+        self.initialized = self.populated = True
+        self._what = what
+        self.rowcount = -1  # of SQL that writes: how many rows it changed
+
+    def __repr__(self) -> str:
+        return f"<Result of {self.count}: {self.row_cache[:3]!r}{' …' if self.count > 3 else ''}>"
+
+    def all(self) -> list[T]:
+        """Return the rows as a list."""
+        return self.row_cache
+
+    def first(self) -> T | None:
+        """Return the first row, or None when there is none."""
+        return self.row_cache[0] if self.row_cache else None
+
+    def one(self) -> T:
+        """Return the one row. Raises `NoResultFound` or `MultipleResultsFound` when it is not exactly one."""
+        if not self.row_cache:
+            raise NoResultFound(f"No {self._what} was found when one was required.")
+        return self.one_or_none()  # type: ignore[return-value]
+
+    def one_or_none(self) -> T | None:
+        """Return the one row, or None when there is none. Raises `MultipleResultsFound` for more."""
+        if self.count > 1:
+            raise MultipleResultsFound(f"More than one {self._what} was found when one at most was required.")
+        return self.first()
+
+    def scalars(self) -> list[Any]:
+        """Return the first column of each row (of rows that are objects: the objects)."""
+        return [row[0] if isinstance(row, tuple) else row for row in self.row_cache]
+
+    def scalar(self) -> Any:
+        """Return the first column of the first row, or None when there is no row."""
+        rows = self.scalars()
+        return rows[0] if rows else None
+
+    def iterator(self) -> Iterator[T]:
+        return iter(self.row_cache)
+
+
+class _LoadsObjects:
+    """Executed in a session, a query on a model gives the session's objects; elsewhere, what Peewee gives."""
+
+    def _get_model_cursor_wrapper(self, cursor: Any) -> Any:
+        load = getattr(cursor, "load", None)
+        if load is not None:
+            return load(self, cursor)
+        return super()._get_model_cursor_wrapper(cursor)  # type: ignore[misc]
+
+
+class Select(_LoadsObjects, _ModelSelect):
+    """A Peewee select on a model."""
+
+
+class Raw(_LoadsObjects, peewee.ModelRaw):
+    """A Peewee raw query on a model."""
+
+
+class Query(Select, Generic[T]):
+    """A query of a session: every method of Peewee's `ModelSelect`, and SQLAlchemy's verbs.
+
+    A query is immutable: each method returns a new one. It runs when it is iterated or asked for its rows, each time
+    anew. Where the two libraries disagree on a verb it follows SQLAlchemy: `order_by` adds to the order there is, and
+    a query with a limit can't be filtered.
+    """
+
+    _session: Any = None
+    _entities: tuple[Any, ...] | None = None  # what each row has, when rows are not objects
+    _criteria: tuple[tuple[str, Any], ...] = ()  # of filter_by, not yet in the WHERE: the key of a compiled statement
+    _chunk: int | None = None
+    _where_clause: Any = None
+
+    @classmethod
+    def of(cls, session: Any, *entities: Any) -> Query[Any]:
+        """Return the query of a session for a model, an alias of one, or several of them and columns."""
+        if not entities:
+            raise ArgumentError("query() takes what to query: a model, or columns, as in query(User.id, User.name).")
+        model = entities[0] if is_entity(entities[0]) else _model_in(entities)
+        if len(entities) == 1 and model is entities[0]:
+            fields = model.get_field_aliases() if isinstance(model, peewee.ModelAlias) else model._meta.sorted_fields
+            query = cls(model, fields, is_default=True)
+        else:
+            query = cls(model, entities)
+            query._entities = entities
+        query._session = session
+        query._database = session._database
+        return query
+
+    # The WHERE: what filter_by collected becomes expressions as soon as something else than filter_by wants them
+
+    @property
+    def _where(self) -> Any:
+        for name, value in self._criteria:
+            condition = getattr(self.model, name) == value
+            self._where_clause = condition if self._where_clause is None else self._where_clause & condition
+        self._criteria = ()
+        return self._where_clause
+
+    @_where.setter
+    def _where(self, clause: Any) -> None:
+        self._where_clause = clause
+        self._criteria = ()
+
+    # Building
+
+    def where(self, *expressions: Any) -> Query[T]:
+        self._refuse_after_limit("where")
+        return super().where(*expressions) if expressions else self.clone()  # type: ignore[no-any-return]
+
+    def filter(self, *expressions: Any, **django: Any) -> Query[T]:
+        """Return the query with conditions added: expressions, or Peewee's keywords (`name__ilike="jo%"`)."""
+        self._refuse_after_limit("filter")
+        if django or any(isinstance(expression, peewee.DQ) for expression in expressions):
+            return super().filter(*expressions, **django)
+        return self.where(*expressions)
+
+    def filter_by(self, **values: Any) -> Query[T]:
+        """Return the query with conditions `column = value` added; None means IS NULL, an object means its key."""
+        self._refuse_after_limit("filter_by")
+        model = self._join_ctx if self._joins and is_entity(self._join_ctx) else self.model
+        names = {_column(model, name): value for name, value in values.items()}
+        if model is not self.model or model is not _model_of(model):
+            return self.where(*(getattr(model, name) == value for name, value in names.items()))
+        query: Query[T] = self.clone()
+        query._criteria = (*self._criteria, *names.items())
+        return query
+
+    def order_by(self, *columns: Any) -> Query[T]:
+        """Return the query with columns added to its order; `order_by(None)` clears the order."""
+        if not columns or columns == (None,):
+            return super().order_by()  # type: ignore[no-any-return]
+        self._refuse_after_limit("order_by")
+        return super().order_by(*(self._order_by or ()), *columns)  # type: ignore[no-any-return]
+
+    def join(self, dest: Any, join_type: Any = peewee.JOIN.INNER, on: Any = None, src: Any = None, attr: Any = None) -> Any:
+        self._refuse_after_limit("join")
+        return super().join(dest, join_type, on, src, attr)
+
+    def yield_per(self, count: int) -> Query[T]:
+        """Return the query so that iterating it loads `count` rows at a time, in constant memory."""
+        if not isinstance(count, int) or count < 1:
+            raise ArgumentError(f"yield_per() takes a number of rows from 1 up, not {count!r}.")
+        query: Query[T] = self.clone()
+        query._chunk = count
+        return query
+
+    # Running
+
+    def all(self) -> list[T]:
+        """Return the rows as a list."""
+        return list(self.execute())
+
+    def first(self) -> T | None:  # type: ignore[override]
+        """Return the first row, or None. One row is asked for."""
+        return self._at_most(1).first()
+
+    def one(self) -> T:
+        """Return the only row. Raises `NoResultFound` or `MultipleResultsFound`."""
+        return self._at_most(2).one()
+
+    def one_or_none(self) -> T | None:
+        """Return the only row, or None. Raises `MultipleResultsFound`."""
+        return self._at_most(2).one_or_none()
+
+    def get(self, key: Any = MISSING, database: Any = None) -> Any:
+        """With a key, as `session.get`; without, as in Peewee: the first row, or raise the model's `DoesNotExist`."""
+        if key is not MISSING:
+            return self._session.get(self.model, key)
+        return super().get(self._database if database is None else database)
+
+    def scalar(self, as_tuple: bool = False, as_dict: bool = False) -> Any:  # type: ignore[override]
+        """Return the first column of the only row (of a query for objects: the object), or None.
+
+        Raises `MultipleResultsFound` when there are more rows.
+        """
+        if as_tuple or as_dict:
+            return super().scalar(self._database, as_tuple, as_dict)
+        row = self._at_most(2).one_or_none()
+        return row[0] if isinstance(row, tuple) else row
+
+    def count(self, clear_limit: bool = False) -> int:  # type: ignore[override]
+        """Return the number of rows, as SQL counts them; a limit counts."""
+        return int(super().count(self._database, clear_limit))
+
+    def exists(self) -> bool:  # type: ignore[override]
+        """Return whether there is a row."""
+        return bool(super().exists(self._database))
+
+    def update(self, values: Mapping[Any, Any], synchronize_session: Any = "fetch") -> int:
+        """Update the rows of the query in one statement, and the session's objects with them.
+
+        `values` maps columns (or their names) to values or expressions, such as `{User.age: User.age + 1}`. Returns
+        the number of rows. With `synchronize_session=False` the objects are left as they are.
+        """
+        return int(self._session._update(self, values, synchronize_session))
+
+    def delete(self, synchronize_session: Any = "fetch") -> int:
+        """Delete the rows of the query in one statement, and take their objects out of the session.
+
+        Returns the number of rows. With `synchronize_session=False` the objects are left as they are.
+        """
+        return int(self._session._delete(self, synchronize_session))
+
+    def __iter__(self) -> Iterator[T]:
+        if self._chunk is not None:
+            return self._session._stream(self, self._chunk)  # type: ignore[no-any-return]
+        return iter(self.execute())
+
+    def __getitem__(self, item: Any) -> Any:
+        start, stop = (item.start, item.stop) if isinstance(item, slice) else (item, item + 1)
+        if (start or 0) < 0 or (stop is not None and stop < 0):
+            raise IndexError("A query has no negative indexes: the number of its rows is not known.")
+        if isinstance(item, slice) and stop is not None and stop <= (start or 0):
+            return []
+        query = self._slice(start or 0, stop)
+        rows = query.all()
+        if isinstance(item, slice):
+            return rows[:: item.step]
+        if not rows:
+            raise IndexError(f"The query has no row {item}.")
+        return rows[0]
+
+    def __len__(self) -> int:
+        raise TypeError("A query has no len(), which would run it: use query.count(), or len(query.all()).")
+
+    def __bool__(self) -> bool:
+        return True
+
+    def _execute(self, database: Any) -> Any:
+        # A query runs each time anew, and holds on to no rows.
+        self._cursor_wrapper = None
+        try:
+            if self._session is not None and database is self._database:
+                fast = self._session._run_simple(self)
+                if fast is not None:
+                    return fast
+            return super()._execute(database)
+        finally:
+            self._cursor_wrapper = None
+
+    def _at_most(self, count: int) -> Result[T]:
+        """Return the first rows, at most `count` of them."""
+        limit = self._limit if isinstance(self._limit, int) else None
+        query = self if limit is not None and 0 <= limit <= count else self._limited(count)
+        result = query.execute()
+        rows = result if isinstance(result, Result) else list(result)
+        return Result(list(rows), self._what())
+
+    def _limited(self, count: int) -> Query[T]:
+        return super().limit(count)  # type: ignore[no-any-return]
+
+    def _slice(self, start: int, stop: int | None) -> Query[T]:
+        """Return the query for the rows from `start` to `stop` of the rows that it has now."""
+        query: Query[T] = self.clone()
+        query._offset = (self._offset or 0) + start if start or self._offset else self._offset
+        rest = None if self._limit is None else max(0, self._limit - start)
+        wanted = None if stop is None else stop - start
+        query._limit = min((n for n in (rest, wanted) if n is not None), default=None)
+        return query
+
+    def is_simple(self) -> bool:
+        """Tell whether the query has nothing but filter_by and a limit."""
+        return (
+            self._is_default
+            and self._entities is None
+            and self._where_clause is None
+            and not self._joins
+            and not self._order_by
+            and self._offset is None
+            and self._row_type is None
+            and self._load_tree is None
+            and self._cte_list is None
+            and self._group_by is None
+            and self._having is None
+            and self._windows is None
+            and self._distinct is None
+            and not self._simple_distinct
+            and self._for_update is None
+            and (self._limit is None or isinstance(self._limit, int))
+            and self._from_list == [self.model]
+            and isinstance(self.model, type)
+            and all(isinstance(v, peewee.Model) or not isinstance(v, peewee.Node) for _, v in self._criteria)
+        )
+
+    def _what(self) -> str:
+        return _model_of(self.model).__name__ if self._entities is None else "row"
+
+    def _refuse_after_limit(self, verb: str) -> None:
+        if self._limit is not None or self._offset is not None:
+            raise InvalidRequestError(
+                f"{verb}() on a query that has a limit or an offset would change which rows those are. "
+                f"Call {verb}() first, then limit() and offset()."
+            )
+
+
+def is_entity(entity: Any) -> bool:
+    """Tell whether a query of this gives objects: it is a model or the alias of one."""
+    return isinstance(entity, peewee.ModelAlias) or (isinstance(entity, type) and issubclass(entity, peewee.Model))
+
+
+def _model_of(entity: Any) -> Any:
+    return entity.model if isinstance(entity, peewee.ModelAlias) else entity
+
+
+def _column(entity: Any, name: str) -> str:
+    """Return the name of the field of a keyword of filter_by: a field, or the name of its column."""
+    model = _model_of(entity)
+    field = model._meta.combined.get(name)
+    if field is None:
+        raise InvalidRequestError(
+            f"{model.__name__} has no column {name!r}. Its columns: {', '.join(model._meta.sorted_field_names)}."
+        )
+    return str(field.name)
+
+
+def _model_in(nodes: Iterable[Any]) -> Any:
+    """Return the model, or the alias of one, that the first column of these belongs to."""
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop(0)
+        if is_entity(node):
+            return node
+        if isinstance(node, peewee.Field):
+            return node.model
+        if isinstance(node, peewee.WrappedNode):
+            waiting.append(node.node)
+        elif isinstance(node, peewee.Function):
+            waiting.extend(node.arguments)
+        elif isinstance(node, peewee.Expression):
+            waiting.extend((node.lhs, node.rhs))
+        elif isinstance(node, peewee.NodeList):
+            waiting.extend(node.nodes)
+    raise ArgumentError(
+        "query() takes models and their columns, or expressions of them; it found none here. "
+        "For other selections use session.execute() with a Peewee query."
+    )

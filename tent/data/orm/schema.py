@@ -1,0 +1,74 @@
+"""Install and uninstall the tables of models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import peewee
+
+from .engine import Engine
+from .errors import ArgumentError
+from .model import Base, ModelRoot
+
+
+def install_tables(engine: Engine, models: Any = None) -> list[str]:
+    """Create the tables and indexes that are missing, in one transaction, and return the names of new tables.
+
+    `models` says whose: a list of models, or a base class (all models of its registry). The default is `Base`, that
+    is every model loaded so far. Tables that exist are left as they are, but for missing indexes.
+    """
+    wanted = _models(models)
+    with _transaction(engine) as database:
+        existing = set(database.get_tables())
+        created = [model for model in peewee.sort_models(wanted) if model._meta.table_name not in existing]
+        for model in created:
+            _schema(model, database).create_table(safe=True)
+        for model in wanted:
+            _schema(model, database).create_indexes(safe=True)
+    return [model._meta.table_name for model in created]
+
+
+def uninstall_tables(engine: Engine, models: Any = None) -> list[str]:
+    """Drop the tables of models, with all that is in them, in one transaction, and return the names of those dropped.
+
+    `models` is as in `install_tables`.
+    """
+    wanted = _models(models)
+    with _transaction(engine) as database:
+        existing = set(database.get_tables())
+        doomed = [model for model in reversed(peewee.sort_models(wanted)) if model._meta.table_name in existing]
+        for model in doomed:
+            _schema(model, database).drop_table(safe=True)
+    return [model._meta.table_name for model in doomed]
+
+
+def _models(models: Any) -> list[type[ModelRoot]]:
+    if models is None:
+        models = Base
+    if isinstance(models, type) and issubclass(models, ModelRoot):
+        models = models.registry if models.__dict__.get("__abstract__") else [models]
+    found = list(models) if isinstance(models, Iterable) else [models]
+    for model in found:
+        if not isinstance(model, type) or not issubclass(model, ModelRoot):
+            raise ArgumentError(f"{model!r} is no model; give classes that inherit from dbm.Base.")
+    return found
+
+
+@contextmanager
+def _transaction(engine: Engine) -> Iterator[Engine]:
+    """A transaction on a connection of its own, which no other process can write beside."""
+    if not isinstance(engine, Engine):
+        raise ArgumentError(f"An engine is expected, as dbm.connect(config) gives, not {engine!r}.")
+    database = engine.private()
+    database.acquire()
+    try:
+        with database.atomic():
+            yield database
+    finally:
+        database.release()
+
+
+def _schema(model: Any, database: Engine) -> Any:
+    return peewee.SchemaManager(model, database)

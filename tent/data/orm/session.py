@@ -1,0 +1,543 @@
+"""The session: a conversation with a database through its objects."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, TypeVar
+
+import peewee
+
+from . import bulk, merging
+from .engine import BufferedCursor, Engine
+from .errors import (
+    ArgumentError,
+    ConcurrentUseError,
+    InvalidRequestError,
+    ResourceClosedError,
+    UnmappedInstanceError,
+    UnsavedChangesWarning,
+)
+from .identity import IdentityMap
+from .model import ModelRoot
+from .query import Query, Result
+from .tracking import CLEAN, DELETED, changed_names, session_of, state_of
+from .transaction import NestedTransaction, RootTransaction, Transaction
+from .unit_of_work import UnitOfWork
+
+M = TypeVar("M", bound=ModelRoot)
+F = TypeVar("F", bound=Callable[..., Any])
+
+_READS = re.compile(r"\s*(select|values|explain|pragma)\b", re.IGNORECASE)
+
+
+def _exclusive(method: F) -> F:
+    """Let one thread at a time into the session; a second one that comes in the middle of a call is refused."""
+
+    @functools.wraps(method)
+    def call(self: Session, *args: Any, **options: Any) -> Any:
+        if not self._lock.acquire(blocking=False):
+            raise ConcurrentUseError(
+                f"session.{method.__name__}() was called while another thread is using the session. A session belongs "
+                "to one thread at a time: open one for each, dbm.open_session(engine)."
+            )
+        try:
+            return method(self, *args, **options)
+        finally:
+            self._lock.release()
+
+    return call  # type: ignore[return-value]
+
+
+class Session:
+    """A conversation with a database: an identity map, a unit of work, and a transaction.
+
+    `engine` is what `dbm.connect` gives. With `autoflush=False` queries do not write pending changes first.
+
+    A session may be handed from thread to thread, as long as only one uses it at a time. It is a context manager that
+    closes: `with dbm.open_session(engine) as session:`.
+    """
+
+    def __init__(self, engine: Engine, autoflush: bool = True) -> None:
+        if not isinstance(engine, Engine):
+            raise ArgumentError(f"A session takes an engine, as dbm.connect(config) gives, not {engine!r}.")
+        self.engine = engine
+        self.autoflush = autoflush
+        self._lock = threading.RLock()
+        this = weakref.ref(self)
+        self._database = engine.private(lambda query: this()._run(query))  # type: ignore[union-attr]
+        self._unit = UnitOfWork(self, self._database)
+        self._transaction = Transaction(self._database, self._unit)
+
+    def __repr__(self) -> str:
+        unit = self._unit
+        return f"<Session of {self.engine!r}: {len(unit.new)} new, {len(self.dirty)} dirty, {len(unit.deleted)} deleted>"
+
+    # Objects
+
+    @_exclusive
+    def add(self, instance: ModelRoot) -> None:
+        """Put an object into the session; a flush inserts its row. The objects that it refers to come along.
+
+        An object that has a row comes back into the session, with what was changed on it. Raises
+        `InvalidRequestError` when it is in another open session, or when another object of its row is in this one.
+        """
+        self._transaction.check()
+        self._refuse_unmapped(instance)
+        if instance._committed is None or instance._committed is DELETED:
+            self._unit.register_new(instance)
+        elif session_of(instance) is not self:
+            self._unit.register_persistent(instance)
+        self._unit.deleted.pop(id(instance), None)
+
+    def add_all(self, instances: Iterable[ModelRoot]) -> None:
+        """Add several objects."""
+        for instance in instances:
+            self.add(instance)
+
+    @_exclusive
+    def delete(self, instance: ModelRoot) -> None:
+        """Mark an object so that a flush deletes its row. A pending one is let go of, as it has no row.
+
+        Raises `InvalidRequestError` for an object that has no row.
+        """
+        self._transaction.check()
+        self._refuse_unmapped(instance)
+        if id(instance) in self._unit.new:
+            self._unit.expunge(instance)
+        elif instance._committed is None or (instance._committed is DELETED and session_of(instance) is not self):
+            raise InvalidRequestError(f"{instance!r} is not persisted: it has no row that could be deleted.")
+        elif instance._committed is not DELETED:
+            if session_of(instance) is not self:
+                self._unit.register_persistent(instance)
+            self._unit.register_deleted(instance)
+
+    @_exclusive
+    def expunge(self, instance: ModelRoot) -> None:
+        """Let go of an object: it is detached then, or transient if it was pending."""
+        self._refuse_strangers(instance)
+        self._unit.expunge(instance)
+
+    @_exclusive
+    def expunge_all(self) -> None:
+        """Let go of all objects, unsaved changes included."""
+        self._unit.expunge_all()
+
+    @_exclusive
+    def merge(self, instance: M, load: bool = True) -> M:
+        """Copy the values that are set on an object to the session's own object of its row, and return that one.
+
+        The row is read if need be; when there is none, or the object has no key, the copy is a new pending object.
+        With `load=False` nothing is read: the object must be clean, and its values are taken as the row's.
+        """
+        self._transaction.check()
+        self._refuse_unmapped(instance)
+        if session_of(instance) is self:
+            return instance
+        return merging.merge(self, instance, load)  # type: ignore[no-any-return]
+
+    @_exclusive
+    def refresh(self, instance: ModelRoot, discard: bool = False, with_for_update: bool = False) -> None:
+        """Read the row of an object now.
+
+        Raises `InvalidRequestError` when the object has unsaved changes, unless `discard` says to drop them, and when
+        the row is gone.
+        """
+        self._refuse_strangers(instance)
+        if instance._committed is None or instance._committed is DELETED:
+            raise InvalidRequestError(f"{instance!r} is {state_of(instance)}: it has no row to be refreshed from.")
+        if changed_names(instance) and not discard:
+            raise InvalidRequestError(
+                f"{instance!r} has unsaved changes ({', '.join(changed_names(instance))}), which a refresh would drop. "
+                "Flush them first, or say session.refresh(obj, discard=True)."
+            )
+        if instance._committed is not CLEAN:
+            self._unit.revert(instance)
+        if with_for_update:
+            self._transaction.begin()
+        mapper, key = self._unit.identity_of(instance)
+        if self._unit.loader.by_key(mapper, key) is None:
+            raise InvalidRequestError(f"{instance!r} can't be refreshed: its row is gone.")
+
+    @_exclusive
+    def expire(self, instance: ModelRoot) -> None:
+        """Let `get` read the row of an object again. Its attributes stay as they are until then."""
+        self._refuse_strangers(instance)
+        instance._epoch = -1
+
+    @_exclusive
+    def expire_all(self) -> None:
+        """Let `get` read each row again. Attributes stay as they are until then."""
+        self._unit.loader.epoch += 1
+
+    def is_modified(self, instance: ModelRoot) -> bool:
+        """Return whether an attribute differs from what the row is known to have. Runs no SQL."""
+        self._refuse_unmapped(instance)
+        return bool(changed_names(instance))
+
+    def state(self, instance: ModelRoot) -> str:
+        """Return the state of an object: "transient", "pending", "persistent", "deleted" or "detached"."""
+        self._refuse_unmapped(instance)
+        return state_of(instance)
+
+    def flag_modified(self, instance: ModelRoot, name: str) -> None:
+        """Have an attribute written by the next flush, for a value that was changed in a way that can't be noticed."""
+        self._refuse_strangers(instance)
+        if name not in instance._meta.fields:
+            raise ArgumentError(f"{type(instance).__name__} has no column {name!r}.")
+        if instance._committed is not None and instance._committed is not DELETED:
+            instance._committed = {**instance._committed, name: _ANYTHING}
+            self._unit.register_dirty(instance)
+
+    @property
+    def new(self) -> list[Any]:
+        """The objects that a flush will insert, in the order in which they were added."""
+        return list(self._unit.new.values())
+
+    @property
+    def dirty(self) -> list[Any]:
+        """The objects that a flush will update: those that differ from their rows."""
+        return [i for n, i in self._unit.dirty.items() if n not in self._unit.deleted and changed_names(i)]
+
+    @property
+    def deleted(self) -> list[Any]:
+        """The objects that are marked, whose rows a flush will delete."""
+        return list(self._unit.deleted.values())
+
+    @property
+    def identity_map(self) -> IdentityMap:
+        """The session's objects that have a row, by `(model, key)`."""
+        return self._unit.identity_map
+
+    def __contains__(self, instance: object) -> bool:
+        return (
+            isinstance(instance, ModelRoot)
+            and session_of(instance) is self
+            and (instance._committed is not DELETED or id(instance) in self._unit.new)
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([*self._unit.new.values(), *self._unit.identity_map.objects()])
+
+    # Transactions
+
+    @_exclusive
+    def flush(self) -> None:
+        """Write all changes, in one transaction that a commit ends.
+
+        If that fails, the rows and the objects are as before, and the error names the object. Correct it and flush
+        again, or roll back.
+        """
+        self._transaction.check()
+        self._transaction.flush()
+
+    @_exclusive
+    def commit(self) -> None:
+        """Write all changes and make them durable."""
+        self._transaction.check()
+        self._transaction.commit()
+
+    @_exclusive
+    def rollback(self) -> None:
+        """Undo what was not committed, on the objects too: they have their former values, without SQL."""
+        self._transaction.rollback()
+
+    @_exclusive
+    def begin(self) -> RootTransaction:
+        """Begin a transaction now, and return it. `with session.begin():` commits, or rolls back on an error.
+
+        Raises `InvalidRequestError` when there is one.
+        """
+        if self._transaction.scopes:
+            raise InvalidRequestError("A transaction is already begun on this session. Commit it or roll it back first.")
+        self._transaction.begin()
+        self._unit.loader.epoch += 1
+        return RootTransaction(self._transaction)
+
+    @_exclusive
+    def begin_nested(self) -> NestedTransaction:
+        """Write all changes, set a savepoint, and return it. In a `with` statement an error rolls back to it."""
+        return self._transaction.begin_nested()
+
+    def in_transaction(self) -> bool:
+        """Return whether a transaction is open."""
+        return bool(self._transaction.scopes)
+
+    def in_nested_transaction(self) -> bool:
+        """Return whether a savepoint is open."""
+        return len(self._transaction.scopes) > 1
+
+    @_exclusive
+    def close(self) -> None:
+        """Roll back what is open, let go of all objects, and give the connection back. The session can be used again.
+
+        Warns (`UnsavedChangesWarning`) when changes are lost by it, unless an error is being handled.
+        """
+        if sys.exc_info()[1] is None:
+            self._warn_of_changes()
+        self._close()
+
+    def _close(self) -> None:
+        try:
+            self._transaction.rollback()
+        finally:
+            self._unit.expunge_all()
+
+    def _warn_of_changes(self) -> None:
+        unsaved = {**self._transaction.changed(), **self._unit.unflushed()}
+        if unsaved:
+            warnings.warn(
+                f"The session was closed with unsaved changes of {len(unsaved)} objects, which are lost, such as "
+                f"{next(iter(unsaved.values()))!r}. Call session.commit() before, or session.rollback() to drop them.",
+                UnsavedChangesWarning,
+                stacklevel=4,
+            )
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # A session that was dropped in a transaction must not keep the database locked.
+        transaction = self.__dict__.get("_transaction")
+        if transaction is not None and transaction.scopes and not sys.is_finalizing():
+            transaction.rollback()
+
+    # Reading
+
+    @_exclusive
+    def get(self, model: type[M], key: Any, with_for_update: bool = False) -> M | None:
+        """Return the object of a key, or None. A key of several columns is a tuple, or a dict by their names.
+
+        It comes from the identity map, without SQL, if its row was read in this transaction or since the last commit
+        or rollback; else the row is read. `with_for_update` reads it in a transaction, which it begins if need be.
+        """
+        self._transaction.check()
+        mapper = self._mapper(model)
+        identity = mapper.identity(key) if key is not None else None
+        if identity is None:
+            return None
+        unit = self._unit
+        instance: Any = unit.identity_map.find(model, identity) or unit.pending_with(mapper, identity)
+        if instance is not None and not with_for_update:
+            if id(instance) in unit.deleted:
+                return None
+            if instance._epoch == unit.loader.epoch or id(instance) in unit.new:
+                return instance  # type: ignore[no-any-return]
+        if with_for_update:
+            self._transaction.begin()
+        found = unit.loader.by_key(mapper, identity)
+        if found is None and instance is not None and id(instance) not in unit.dirty and id(instance) not in unit.new:
+            unit.expunge(instance)
+        return None if id(found) in unit.deleted else found
+
+    def get_one(self, model: type[M], key: Any) -> M:
+        """Return the object of a key. Raises `NoResultFound` when there is none."""
+        found = self.get(model, key)
+        return Result([] if found is None else [found], f"{model.__name__} with the key {key!r}").one()
+
+    def query(self, *entities: Any) -> Query[Any]:
+        """Return a query for objects of a model, or, of several models and columns, for named rows.
+
+        >>> session.query(User).filter_by(name="Joe Public").first()        # doctest: +SKIP
+        >>> session.query(User.id, User.name).order_by(User.name).all()     # doctest: +SKIP
+        """
+        return Query.of(self, *entities)
+
+    @_exclusive
+    def execute(self, query: Any, params: Sequence[Any] | Mapping[str, Any] = ()) -> Any:
+        """Run any Peewee query, or SQL with parameters, and return its `Result`: of a write, what Peewee returns.
+
+        Selects of models give the session's objects, SQL gives named rows. Writing begins a transaction.
+        """
+        if isinstance(query, str):
+            cursor = self._run_sql(query, params)
+            rows = peewee.NamedTupleCursorWrapper(cursor) if cursor.description else []
+            result: Result[Any] = Result(list(rows))
+            result.rowcount = cursor.rowcount
+            return result
+        if isinstance(query, Query):
+            return Result(query.all())
+        if not isinstance(query, peewee.BaseQuery):  # type: ignore[attr-defined]
+            raise ArgumentError(f"execute() takes a Peewee query or SQL, not {query!r}.")
+        found = query.clone().execute(self._database)
+        if isinstance(found, Result) or not isinstance(found, peewee.CursorWrapper):
+            return found
+        return Result(list(found))
+
+    def scalars(self, query: Any, params: Any = ()) -> Result[Any]:
+        """Run a query and return the first column of each row; of a query for objects, the objects."""
+        return Result(_result(self.execute(query, params)).scalars())
+
+    def scalar(self, query: Any, params: Any = ()) -> Any:
+        """Run a query and return the first column of the first row, or None."""
+        return _result(self.execute(query, params)).scalar()
+
+    @property
+    @contextmanager
+    def no_autoflush(self) -> Iterator[Session]:
+        """`with session.no_autoflush:` lets queries run without writing pending changes first."""
+        before, self.autoflush = self.autoflush, False
+        try:
+            yield self
+        finally:
+            self.autoflush = before
+
+    # What queries and objects ask of their session
+
+    @_exclusive
+    def _run(self, query: Any) -> BufferedCursor:
+        """Run a Peewee query on the session's connection."""
+        self._before_query()
+        if isinstance(query, peewee._WriteQuery):  # type: ignore[attr-defined]
+            self._transaction.begin()
+            return bulk.write(self, query)
+        sql, params = self._database.parse(query)
+        if isinstance(query, peewee.RawQuery) and not _READS.match(sql):
+            self._transaction.begin()
+        cursor = self._database.fetch(sql, params)
+        cursor.load = self._unit.loader.load_query
+        return cursor
+
+    def _run_sql(self, sql: str, params: Any) -> BufferedCursor:
+        self._before_query()
+        if not _READS.match(sql):
+            self._transaction.begin()
+        return self._database.fetch(sql, params)
+
+    @_exclusive
+    def _run_simple(self, query: Query[Any]) -> Result[Any] | None:
+        """Run a query that only has filter_by and a limit by SQL that is kept for its shape; None for another one."""
+        if not query.is_simple():
+            return None
+        self._before_query()
+        loader = self._unit.loader
+        mapper = loader.mapper(query.model)
+        return Result(loader.by_values(mapper, query._criteria, query._limit), mapper.model.__name__)
+
+    def _stream(self, query: Query[Any], size: int) -> Iterator[Any]:
+        """Go through the rows of a query, `size` at a time, on a connection that is held meanwhile."""
+        self._lock_once(self._before_query)
+        sql, params = self._database.parse(query)
+        owner = self._unit.owner
+        reader = self._database if self._transaction.scopes else self.engine.private(self._run)
+        if reader is not self._database:
+            reader.acquire()
+        try:
+            cursor = reader._execute_cursor(sql, params)
+            while rows := cursor.fetchmany(size):
+                if self._unit.owner is not owner:
+                    raise ResourceClosedError("The session was closed, or let go of its objects, during the iteration.")
+                part = BufferedCursor(rows, cursor.description)
+                part.load = self._unit.loader.load_query
+                yield from self._lock_once(lambda: list(query._get_cursor_wrapper(part)))
+            cursor.close()
+        finally:
+            if reader is not self._database:
+                reader.release()
+
+    @_exclusive
+    def _lock_once(self, call: Callable[[], Any]) -> Any:
+        return call()
+
+    @_exclusive
+    def _update(self, query: Query[Any], values: Mapping[Any, Any], synchronize: Any) -> int:
+        return bulk.update(self, query, values, synchronize)
+
+    @_exclusive
+    def _delete(self, query: Query[Any], synchronize: Any) -> int:
+        return bulk.delete(self, query, synchronize)
+
+    @_exclusive
+    def _related(self, instance: Any, field: Any, key: Any) -> Any:
+        """Return the object that a foreign key refers to: from the map, else read now."""
+        self._transaction.check()
+        mapper, target = self._mapper(field.rel_model), field.rel_field.name
+        loader = self._unit.loader
+        if mapper.key_names == (target,):
+            identity = mapper.identity(key)
+            found = self._unit.identity_map.find(mapper.model, identity) or loader.by_key(mapper, identity)
+        else:
+            found = next(iter(loader.by_values(mapper, [(target, key)], 1)), None)
+        if found is not None:
+            instance.__rel__[field.name] = found
+        return found
+
+    def _referring(self, instance: Any, field: Any) -> Query[Any]:
+        """Return the query for the objects that refer to one."""
+        return self.query(field.model).where(field == instance)
+
+    def _before_query(self) -> None:
+        self._transaction.check()
+        if not self.autoflush or not (self._unit.new or self._unit.dirty or self._unit.deleted):
+            return
+        try:
+            self._transaction.flush()
+        except (peewee.PeeweeException, InvalidRequestError) as error:
+            error.args = (
+                f"{error} (raised by a flush that a query began: to query before the changes are complete, use "
+                "`with session.no_autoflush:`)",
+            )
+            raise
+
+    def _mapper(self, model: Any) -> Any:
+        if not isinstance(model, type) or not issubclass(model, ModelRoot):
+            raise ArgumentError(f"{model!r} is no model; give a class that inherits from dbm.Base.")
+        return self._unit.loader.mapper(model)
+
+    def _refuse_unmapped(self, instance: Any) -> None:
+        if isinstance(instance, ModelRoot):
+            return
+        if isinstance(instance, type):
+            raise UnmappedInstanceError(
+                f"{instance!r} is a class; an object of it was expected, such as {instance.__name__}(…)."
+            )
+        raise UnmappedInstanceError(
+            f"{instance!r} is {_article(type(instance).__name__)}; an object of a model was expected, that is of a "
+            "class that inherits from dbm.Base."
+        )
+
+    def _refuse_strangers(self, instance: Any) -> None:
+        self._refuse_unmapped(instance)
+        if session_of(instance) is not self:
+            raise InvalidRequestError(f"{instance!r} is {state_of(instance)} and not in this session.")
+
+
+def make_transient(instance: ModelRoot) -> None:
+    """Make an object one that has no row and no session: adding it inserts a new row. A generated key is taken off."""
+    session = session_of(instance)
+    if session is not None:
+        session.expunge(instance)
+    instance._committed, instance._owner = None, None
+    if instance._meta.auto_increment:
+        instance.__data__.pop(instance._meta.primary_key.name, None)  # type: ignore[union-attr]
+    instance._given = dict.fromkeys(instance.__data__)
+
+
+class _Anything:
+    """The committed value of an attribute that is to be written whatever it was."""
+
+    def __repr__(self) -> str:
+        return "unknown"
+
+
+_ANYTHING = _Anything()
+
+
+def _result(found: Any) -> Result[Any]:
+    return found if isinstance(found, Result) else Result([found])
+
+
+def _article(word: str) -> str:
+    return f"{'an' if word[:1].lower() in 'aeiou' else 'a'} {word}"

@@ -1,0 +1,286 @@
+"""Where a transaction and a savepoint begin and end, for the rows and for the objects."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import peewee
+
+from .engine import Engine
+from .errors import InvalidRequestError, ResourceClosedError, StaleDataError
+from .persister import Persister
+from .unit_of_work import Step, UnitOfWork
+
+
+class Scope:
+    """An open transaction or savepoint: how the database knows it, and what was flushed in it."""
+
+    __slots__ = ("context", "log")
+
+    def __init__(self, context: Any) -> None:
+        self.context = context
+        self.log: list[Step] = []
+
+
+class Transaction:
+    """The transactions of a session, one after the other: its database, and what is open on it, outermost first."""
+
+    def __init__(self, database: Engine, unit: UnitOfWork) -> None:
+        self.database = database
+        self.unit = unit
+        self.scopes: list[Scope] = []
+        self.handle: RootTransaction | None = None  # what begin() gave out
+
+    def check(self) -> None:
+        """Refuse work in a `with session.begin()` block whose transaction has ended."""
+        if self.handle is not None and self.handle.is_closed and self.handle.is_entered:
+            raise InvalidRequestError(
+                "Can't operate on closed transaction inside context manager: leave the `with session.begin()` block, "
+                "whose transaction was committed or rolled back, before using the session again."
+            )
+
+    def begin(self) -> None:
+        """Begin a transaction, unless there is one."""
+        self.check()
+        if self.scopes:
+            return
+        self.database.acquire()
+        try:
+            # Within engine.atomic() the session's transaction is a savepoint of that one.
+            context = self.database.atomic()
+            context.__enter__()
+        except BaseException:
+            self.database.release()
+            raise
+        self.scopes.append(Scope(context._helper))
+
+    def flush(self) -> None:
+        """Write all changes. If that fails, rows and objects are as they were before."""
+        plan = self.unit.plan()
+        if not plan:
+            self.unit.tidy()
+            return
+        savepoint = self.database.savepoint() if self.scopes else None
+        self.begin()
+        persister = Persister(self.database)
+        try:
+            if savepoint is not None:
+                savepoint.__enter__()
+            self.unit.write(plan, persister)
+            if savepoint is not None:
+                savepoint.commit(begin=False)
+        except BaseException as error:
+            persister.undo()
+            self._undo_flush(savepoint)
+            if isinstance(error, StaleDataError):
+                raise persister.name_stale(error, error.changes) from None  # type: ignore[attr-defined]
+            raise
+        self.scopes[-1].log += self.unit.settle(plan, persister)
+
+    def commit(self) -> None:
+        """Write all changes and make them durable."""
+        self.flush()
+        if not self.scopes:
+            self.unit.end_transaction()
+            return
+        root = self.scopes[0].context
+        try:
+            if isinstance(root, peewee._savepoint):  # type: ignore[attr-defined]
+                root.commit(begin=False)
+            else:
+                self.database.commit()
+        except BaseException:
+            # The rows are as before the transaction; the objects keep their changes, to be flushed again.
+            self._end(keep=True)
+            raise
+        callbacks = self._leave()
+        self.unit.end_transaction()
+        for callback in callbacks:
+            callback()
+
+    def rollback(self) -> None:
+        """Undo what was not committed, in the rows and on the objects."""
+        self._end(keep=False)
+
+    def begin_nested(self) -> NestedTransaction:
+        """Write all changes, and set a savepoint."""
+        self.flush()
+        self.begin()
+        savepoint = self.database.savepoint()
+        savepoint.__enter__()
+        scope = Scope(savepoint)
+        self.scopes.append(scope)
+        return NestedTransaction(self, scope)
+
+    def release(self, scope: Scope) -> None:
+        """Keep what was done since a savepoint, as part of what encloses it."""
+        self.flush()
+        scope.context.commit(begin=False)
+        place = self.scopes.index(scope)
+        for inner in self.scopes[place:]:
+            self.scopes[place - 1].log += inner.log
+        del self.scopes[place:]
+
+    def rollback_to(self, scope: Scope) -> None:
+        """Undo what was done since a savepoint, in the rows and on the objects."""
+        place = self.scopes.index(scope)
+        log = [step for inner in self.scopes[place:] for step in inner.log]
+        try:
+            _undo_savepoint(scope.context)
+        except BaseException:
+            self._end(keep=False)
+            raise
+        del self.scopes[place:]
+        self.unit.undo(log)
+        self.unit.loader.epoch += 1
+
+    def changed(self) -> dict[int, Any]:
+        """Return the objects that were flushed and not committed, by `id`."""
+        return {id(step.instance): step.instance for scope in self.scopes for step in scope.log}
+
+    def _undo_flush(self, savepoint: Any) -> None:
+        if savepoint is None:
+            self._end(keep=True)
+            return
+        try:
+            _undo_savepoint(savepoint)
+        except peewee.PeeweeException:
+            # The database ended the whole transaction by itself (a full disk, a lost connection). What was flushed
+            # in it is not lost: it is changed again, and the next flush writes it.
+            self._end(keep=True)
+
+    def _end(self, keep: bool) -> None:
+        """Roll back the transaction; the objects keep their changes, or get their former values back."""
+        log = [step for scope in self.scopes for step in scope.log]
+        try:
+            if self.scopes and not self.database.is_closed():
+                root = self.scopes[0].context
+                if isinstance(root, peewee._savepoint):  # type: ignore[attr-defined]
+                    _undo_savepoint(root)
+                else:
+                    self.database.rollback()
+        finally:
+            self._leave()
+            self.unit.undo(log, keep)
+            self.unit.end_transaction()
+
+    def _leave(self) -> list[Any]:
+        """Forget the transaction, give the connection back, and return what waited for the commit."""
+        callbacks: list[Any] = []
+        if self.scopes:
+            state = self.database._state
+            if state.transactions and state.transactions[-1] is self.scopes[0].context:
+                callbacks = list(state.commit_callbacks)
+                state.commit_callbacks.clear()
+                state.transactions.pop()
+            self.scopes.clear()
+            self.database.release()
+        if self.handle is not None:
+            self.handle.is_closed = True
+        return callbacks
+
+
+class _Handle:
+    """What `begin` and `begin_nested` return: a transaction to end, or to use in a `with` statement."""
+
+    is_closed = False
+
+    def _commit(self) -> None:
+        raise NotImplementedError
+
+    def _rollback(self) -> None:
+        raise NotImplementedError
+
+    def commit(self) -> None:
+        """End it, keeping what was done. Raises `ResourceClosedError` when it has ended."""
+        self._check()
+        self._commit()
+        self.is_closed = True
+
+    def rollback(self) -> None:
+        """End it, undoing what was done. Raises `ResourceClosedError` when it has ended."""
+        self._check()
+        self._rollback()
+        self.is_closed = True
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it is open."""
+        return not self.is_closed
+
+    def _check(self) -> None:
+        if self.is_closed:
+            raise ResourceClosedError("This transaction is closed. Begin another one.")
+
+    def __enter__(self) -> Any:
+        self._check()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.is_closed:
+            return
+        if kind is not None:
+            self.rollback()
+            return
+        try:
+            self.commit()
+        except BaseException:
+            if not self.is_closed:
+                self.rollback()
+            raise
+
+
+class RootTransaction(_Handle):
+    """The transaction of a session that `begin` began."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self.is_entered = False
+        transaction.handle = self
+
+    def _commit(self) -> None:
+        self._transaction.commit()
+
+    def _rollback(self) -> None:
+        self._transaction.rollback()
+
+    def __enter__(self) -> Any:
+        self.is_entered = True
+        return super().__enter__()
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        try:
+            super().__exit__(kind, error, traceback)
+        finally:
+            self.is_entered = False
+
+
+class NestedTransaction(_Handle):
+    """A savepoint, which `begin_nested` set."""
+
+    def __init__(self, transaction: Transaction, scope: Scope) -> None:
+        self._transaction = transaction
+        self._scope = scope
+
+    @property
+    def is_closed(self) -> bool:  # type: ignore[override]
+        return self._scope not in self._transaction.scopes
+
+    @is_closed.setter
+    def is_closed(self, closed: bool) -> None:
+        """The scope tells: it has left the transaction's when it ends, or what encloses it does."""
+
+    def _commit(self) -> None:
+        self._transaction.release(self._scope)
+
+    def _rollback(self) -> None:
+        self._transaction.rollback_to(self._scope)
+
+
+def _undo_savepoint(savepoint: Any) -> None:
+    """Roll back to a savepoint and remove it, which ROLLBACK TO alone does not."""
+    savepoint.rollback(begin=False)
+    savepoint.commit(begin=False)

@@ -1,0 +1,542 @@
+"""The unit of work: what is new, dirty and deleted in a session, and how it is written.
+
+A flush goes one way: `plan` looks at the objects and changes nothing, `write` runs the statements, `settle` makes the
+objects agree with the rows, and returns the log by which a rollback takes it all back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import peewee
+
+from . import conflicts
+from .commit_order import CycleError, Edge, components, levels
+from .conflicts import Plan
+from .engine import Engine
+from .errors import CircularDependencyError, FlushError, InvalidRequestError
+from .identity import IdentityMap
+from .loading import Loader
+from .mapper import Mapper
+from .persister import Change, Persister, committed_value
+from .tracking import CLEAN, DELETED, MISSING, Owner, changed_names, session_of
+
+Books = dict[int, Any]
+Filled = list[tuple[str, Any, Any]]
+
+
+class Step:
+    """One object's part of a flush, and how to take it back.
+
+    `undo(keep)` gives the object its former values back; with `keep` the changes stay on it, yet to be flushed again.
+    """
+
+    __slots__ = ("instance", "undo", "inserted")
+
+    def __init__(self, instance: Any, undo: Callable[[bool], None], inserted: bool = False) -> None:
+        self.instance = instance
+        self.undo = undo
+        self.inserted = inserted
+
+
+class UnitOfWork:
+    """The books of a session. Objects are in them by `id`, since the hash of a model's object changes with its key."""
+
+    def __init__(self, session: Any, engine: Engine) -> None:
+        self.session = weakref.ref(session)
+        self.owner = Owner(session)
+        self.identity_map = IdentityMap()
+        self.loader = Loader(engine, self.identity_map, self.owner)
+        self.new: Books = {}
+        self.dirty: Books = {}
+        self.deleted: Books = {}  # marked; a flush deletes their rows
+        self.gone: Books = {}  # their rows are deleted, in the open transaction
+        self.pending: dict[Any, Any] = {}  # new objects that were added with a key, by model and key
+
+    # Registering
+
+    def register_new(self, instance: Any) -> None:
+        """Take in a transient object, and the transient objects that it refers to."""
+        waiting = [instance]
+        while waiting:
+            found = waiting.pop()
+            if id(found) not in self.new:
+                self._adopt(found)
+                found._committed = None
+                if found._given is None:
+                    found._given = dict.fromkeys(found.__data__)
+                self.gone.pop(id(found), None)
+                self.new[id(found)] = found
+                self.register_key(found)
+                waiting.extend(self._reachable(found, found.__rel__))
+
+    def register_key(self, instance: Any) -> None:
+        """Let `get` find a new object by the key that it was given."""
+        mapper = self.loader.mapper(type(instance))
+        key = mapper.key_of(instance.__data__)
+        if key is not None and not isinstance(key, peewee.Node):
+            with contextlib.suppress(TypeError, InvalidRequestError):
+                self.pending[mapper.model, mapper.identity(key)] = instance
+
+    def pending_with(self, mapper: Mapper, key: Any) -> Any:
+        """Return the new object that was added with a key, and still has it, or None."""
+        instance = self.pending.get((mapper.model, key))
+        if instance is None or id(instance) not in self.new:
+            return None
+        return instance if mapper.identity(mapper.key_of(instance.__data__)) == key else None
+
+    def register_persistent(self, instance: Any) -> None:
+        """Take in a detached object; what was changed on it while it was detached stays changed."""
+        mapper, key = self.identity_of(instance)
+        known = self.identity_map.find(mapper.model, key)
+        if known is not None and known is not instance:
+            raise InvalidRequestError(
+                f"{instance!r} can't be added: another object with its key is in the session. Use session.merge(obj), "
+                "which copies its values to that one."
+            )
+        self._adopt(instance)
+        instance._epoch = -1
+        self.identity_map.add(mapper.model, key, instance)
+        if instance._committed:
+            self.dirty[id(instance)] = instance
+
+    def register_dirty(self, instance: Any) -> None:
+        self.dirty[id(instance)] = instance
+
+    def register_deleted(self, instance: Any) -> None:
+        self.deleted[id(instance)] = instance
+
+    def register_reachable(self) -> None:
+        """Take in the transient objects that were assigned to objects of the session since they were added."""
+        for instance in [*self.new.values(), *self.dirty.values()]:
+            names = instance.__rel__ if instance._committed is None else instance._committed
+            for related in self._reachable(instance, names):
+                self.register_new(related)
+
+    def expunge(self, instance: Any) -> None:
+        """Let go of an object: a pending one is transient again, another one detached."""
+        if instance._committed is not None and instance._committed is not DELETED:
+            mapper, key = self.identity_of(instance)
+            self.identity_map.discard(mapper.model, key, instance)
+        for books in (self.new, self.dirty, self.deleted, self.gone):
+            books.pop(id(instance), None)
+        instance._owner = None
+
+    def expunge_all(self) -> None:
+        """Let go of all objects, in a few steps however many there are."""
+        for instance in self.new.values():
+            instance._owner = None
+        for books in (self.new, self.dirty, self.deleted, self.gone, self.pending):
+            books.clear()
+        self.owner.let_go()
+        self.owner = self.loader.owner = Owner(self.session())
+        self.identity_map.clear()
+
+    def _adopt(self, instance: Any) -> None:
+        session = session_of(instance)
+        if session is not None and session is not self.session():
+            raise InvalidRequestError(
+                f"{instance!r} is already attached to another open session. Use session.merge(obj), or let go of it "
+                "there first: other.expunge(obj)."
+            )
+        instance._owner = self.owner
+
+    def _reachable(self, instance: Any, names: Iterable[str]) -> list[Any]:
+        found = []
+        for name in names:
+            related = instance.__rel__.get(name)
+            if not isinstance(related, peewee.Model):
+                continue
+            session = session_of(related)
+            if session is not None and session is not self.session():
+                raise InvalidRequestError(
+                    f"{instance!r}.{name} is {related!r}, which is attached to another open session. Merge it into "
+                    "this one (session.merge(obj)), or set the key in its place."
+                )
+            if session is None and related._committed is None:  # type: ignore[attr-defined]
+                found.append(related)
+        return found
+
+    def identity_of(self, instance: Any) -> tuple[Mapper, Any]:
+        """Return the mapper of an object, and the key that its row has."""
+        mapper = self.loader.mapper(type(instance))
+        parts = tuple(committed_value(instance, name) for name in mapper.key_names)
+        key = None if None in parts or not parts else mapper.identity(parts)
+        if key is None:
+            raise FlushError(f"{instance!r} has no key, by which its row could be found.")
+        return mapper, key
+
+    # Planning: nothing changes
+
+    def unflushed(self) -> Books:
+        """Return the objects that have changes which no flush has written."""
+        changed = {number: instance for number, instance in self.dirty.items() if changed_names(instance)}
+        return {**self.new, **changed, **self.deleted}
+
+    def plan(self) -> Plan:
+        """Return what a flush has to write."""
+        self.register_reachable()
+        new = [(self.loader.mapper(type(instance)), instance) for instance in self.new.values()]
+        updates = self._compute_updates()
+        deletes = [self._change(instance, ()) for instance in self.deleted.values()]
+        plan = Plan(new, updates, deletes)
+        if updates or deletes:
+            conflicts.resolve(plan)
+        self._refuse_collisions(plan)
+        return plan
+
+    def _compute_updates(self) -> list[Change]:
+        dirty = [instance for number, instance in self.dirty.items() if number not in self.deleted]
+        changes = [self._change(instance, names) for instance in dirty if (names := changed_names(instance))]
+        with contextlib.suppress(TypeError):
+            # In the order of their keys, so that two sessions don't lock rows crosswise; where keys of several types
+            # have no order, in that of the changes.
+            changes.sort(key=lambda change: change.key)
+        return changes
+
+    def _change(self, instance: Any, names: Sequence[str]) -> Change:
+        mapper, key = self.identity_of(instance)
+        return Change(instance, mapper, [name for name in mapper.names if name in names], key)
+
+    def _refuse_collisions(self, plan: Plan) -> None:
+        """Refuse a new object whose key another object of the session has: the database would, less clearly."""
+        leaving = {id(change.instance) for level in plan.updates for change in level}
+        leaving |= {id(c.instance) for level in plan.early_updates for c in level}
+        leaving |= {id(c.instance) for c in plan.early_deletes}
+        for mapper, instance in plan.new:
+            key = mapper.key_of(instance.__data__)
+            if key is None or isinstance(key, peewee.Node):
+                continue
+            known = self.identity_map.find(mapper.model, mapper.identity(key))
+            if known is not None and known is not instance and id(known) not in leaving:
+                raise FlushError(
+                    f"{instance!r} is new and has the key of {known!r}, which is in the session and has a row. "
+                    "Change that one, or use session.merge(obj)."
+                )
+
+    # Writing
+
+    def write(self, plan: Plan, persister: Persister) -> None:
+        """Run the statements of a plan, in an order that foreign keys and unique values allow."""
+        for change, name, value in plan.vacated:
+            persister.put(change.mapper, change.key, name, value)
+            if name in change.mapper.key_names:
+                change.key = _with_part(change, name, value)
+        self._delete(persister, plan.early_deletes)
+        for level in plan.early_updates:
+            persister.update(level)
+        self._insert(persister, plan.new)
+        for level in plan.updates:
+            persister.update(level)
+        # Deletions come last: until then, what refers to the rows may have been moved to others.
+        self._delete(persister, plan.deletes)
+
+    def _insert(self, persister: Persister, new: Sequence[tuple[Mapper, Any]]) -> None:
+        by_model: dict[Any, list[Any]] = {}
+        mappers = {mapper.model: mapper for mapper, _ in new}
+        for mapper, instance in new:
+            by_model.setdefault(mapper.model, []).append(instance)
+        for group in _in_order(list(mappers), mappers):
+            instances = [instance for model in group for instance in by_model[model]]
+            if len(group) == 1 and not _refers_to(mappers[group[0]], group):
+                persister.insert(mappers[group[0]], instances, frozenset())
+            else:
+                self._insert_rows_in_order(persister, group, mappers, instances)
+
+    def _insert_rows_in_order(
+        self, persister: Persister, group: Sequence[Any], mappers: dict[Any, Mapper], instances: list[Any]
+    ) -> None:
+        """Insert rows of tables that refer to each other, or to themselves, each after those that it refers to."""
+        by_id = {id(instance): instance for instance in instances}
+        edges, fields = _edges(instances, mappers, lambda i, name: i.__data__.get(name))
+        ordered, broken = self._levels(by_id, edges, fields)
+        postponed = frozenset((edge.node, name) for edge in broken for name in fields[edge.node, edge.needs])
+        hidden = [(by_id[number], name) for number, name in postponed]
+        kept = [(instance, name, instance.__data__.get(name)) for instance, name in hidden]
+        for instance, name, value in kept:
+            if value is not None:
+                persister.fill(instance, name, None)
+        for level in ordered:
+            for model in group:
+                rows = [by_id[number] for number in level if type(by_id[number]) is model]
+                if rows:
+                    persister.insert(mappers[model], rows, postponed)
+        extra: dict[int, list[str]] = {}
+        for instance, name, value in kept:
+            if value is not None:
+                persister.fill(instance, name, value)
+            extra.setdefault(id(instance), []).append(name)
+        changes = [_extra_update(by_id[number], mappers, names) for number, names in extra.items()]
+        if changes:
+            persister.update(changes)
+
+    def _levels(
+        self, by_id: Books, edges: Sequence[Edge[int]], fields: dict[tuple[int, int], list[str]]
+    ) -> tuple[list[list[int]], list[Edge[int]]]:
+        try:
+            return levels(by_id, edges)
+        except CycleError as error:
+            numbers: list[Any] = list(error.cycle)
+            links = [
+                f"{by_id[a]!r} needs {by_id[b]!r} for its {' and '.join(fields[a, b])}"
+                for a, b in zip(numbers, numbers[1:])
+            ]
+            raise CircularDependencyError(
+                f"Rows need each other before they can be written: {'; '.join(links)}. Let one of these foreign keys "
+                "be null (null=True), or set it later.",
+                [by_id[number] for number in numbers],
+            ) from None
+
+    def _delete(self, persister: Persister, deletes: Sequence[Change]) -> None:
+        by_model: dict[Any, list[Change]] = {}
+        for change in deletes:
+            by_model.setdefault(change.mapper.model, []).append(change)
+        mappers = {change.mapper.model: change.mapper for change in deletes}
+        for group in reversed(_in_order(list(by_model), mappers)):
+            changes = [change for model in group for change in by_model[model]]
+            if len(group) == 1 and not _refers_to(mappers[group[0]], group):
+                persister.delete(mappers[group[0]], changes)
+            else:
+                self._delete_rows_in_order(persister, mappers, changes)
+
+    def _delete_rows_in_order(self, persister: Persister, mappers: dict[Any, Mapper], changes: list[Change]) -> None:
+        """Delete rows of tables that refer to each other, or to themselves, each after those that refer to it."""
+        by_id = {id(change.instance): change for change in changes}
+        instances: Books = {number: change.instance for number, change in by_id.items()}
+        edges, fields = _edges(list(instances.values()), mappers, committed_value)
+        edges = [edge for edge in edges if edge.node != edge.needs]
+        ordered, broken = self._levels(instances, edges, fields)
+        for edge in broken:
+            for name in fields[edge.node, edge.needs]:
+                persister.put(by_id[edge.node].mapper, by_id[edge.node].key, name, None)
+        for level in reversed(ordered):
+            for mapper in mappers.values():
+                rows = [by_id[number] for number in level if by_id[number].mapper is mapper]
+                if rows:
+                    persister.delete(mapper, rows)
+
+    # Settling: the objects agree with their rows
+
+    def settle(self, plan: Plan, persister: Persister) -> list[Step]:
+        """Make the books and the objects agree with what was written, and return how to take it back."""
+        filled: dict[int, Filled] = {}
+        for instance, name, old in persister.filled:
+            filled.setdefault(id(instance), []).append((name, old, instance.__data__[name]))
+        log = [self.settle_deleted(c.instance, c.mapper) for c in [*plan.early_deletes, *plan.deletes]]
+        switched = {id(change) for _, change in plan.switched}
+        for former, change in plan.switched:
+            log.append(self.settle_deleted(former, change.mapper))
+            log.append(self._settle_new(change.instance, change.mapper, filled.get(id(change.instance), [])))
+        for change in itertools.chain(*plan.early_updates, *plan.updates):
+            if id(change) not in switched:
+                former = {name: old for name, old, _ in reversed(filled.get(id(change.instance), []))}
+                former.update((n, change.instance._committed[n]) for n in change.names if n in change.instance._committed)
+                log.append(self.settle_updated(change.instance, change.mapper, former))
+        for mapper, instance in plan.new:
+            log.append(self._settle_new(instance, mapper, filled.get(id(instance), [])))
+        self.tidy()
+        self.pending.clear()
+        return log
+
+    def tidy(self) -> None:
+        """Take those out of the dirty objects that have their committed values again."""
+        for instance in [instance for instance in self.dirty.values() if not changed_names(instance)]:
+            self.dirty.pop(id(instance))._committed = CLEAN
+
+    def _settle_new(self, instance: Any, mapper: Mapper, filled: Filled) -> Step:
+        data, given = instance.__data__, instance._given
+        if len(data) < len(mapper.names):
+            for name in mapper.names:
+                data.setdefault(name)
+        self._take_copies(data, mapper, mapper.mutable)
+        key = mapper.identity(mapper.key_of(data)) if mapper.key_names else None
+        if key is not None:
+            self.identity_map.add(mapper.model, key, instance)
+        instance._committed, instance._given, instance._epoch = CLEAN, None, self.loader.epoch
+        self.new.pop(id(instance), None)
+
+        def undo(keep: bool) -> None:
+            self.identity_map.discard(mapper.model, key, instance)
+            for name, old, new in reversed(filled):
+                if data.get(name) == new:
+                    _put(data, name, old)
+            for books in (self.dirty, self.deleted, self.gone):
+                books.pop(id(instance), None)
+            instance._committed, instance._given = None, given
+            if instance._owner is self.owner:
+                instance._owner = self.owner if keep else None
+                self.new.update({id(instance): instance} if keep else {})
+
+        return Step(instance, undo, inserted=True)
+
+    def settle_updated(self, instance: Any, mapper: Mapper, former: dict[str, Any]) -> Step:
+        """Note that the row has an object's values now; `former` has those that it had before, of what changed."""
+        data, committed = instance.__data__, instance._committed
+        self._take_copies(data, mapper, [name for name in mapper.mutable if name in former])
+        old = new = None
+        if not former.keys().isdisjoint(mapper.key_names):
+            old = mapper.identity(tuple(former.get(name, data.get(name)) for name in mapper.key_names))
+            new = mapper.identity(mapper.key_of(data))
+            self._rekey(instance, mapper, old, new)
+        instance._committed = {name: value for name, value in committed.items() if name not in former} or CLEAN
+        instance._epoch = self.loader.epoch
+
+        def undo(keep: bool) -> None:
+            if instance._owner is not self.owner:
+                return  # it was expunged meanwhile
+            if new is not None:
+                self._rekey(instance, mapper, new, old)
+            if keep:
+                instance._committed = {**instance._committed, **former}
+                self.dirty[id(instance)] = instance
+            else:
+                _restore(instance, former)
+
+        return Step(instance, undo)
+
+    def settle_deleted(self, instance: Any, mapper: Mapper) -> Step:
+        """Note that the row of an object is deleted."""
+        committed, key = instance._committed, self.identity_of(instance)[1]
+        self.identity_map.discard(mapper.model, key, instance)
+        for books in (self.dirty, self.deleted):
+            books.pop(id(instance), None)
+        instance._committed = DELETED
+        self.gone[id(instance)] = instance
+
+        def undo(keep: bool) -> None:
+            if instance._owner is not self.owner:
+                return
+            for books in (self.new, self.gone):
+                books.pop(id(instance), None)
+            instance._committed, instance._given = committed, None
+            self.identity_map.add(mapper.model, key, instance)
+            if keep:
+                self.deleted[id(instance)] = instance
+            if committed:
+                self.dirty[id(instance)] = instance
+                if not keep:
+                    self.revert(instance)
+
+        return Step(instance, undo)
+
+    def _take_copies(self, data: dict[str, Any], mapper: Mapper, names: Iterable[str]) -> None:
+        """Part the values that were written from the dicts and lists that the program may go on changing."""
+        for name in names:
+            if type(data[name]) is dict or type(data[name]) is list:
+                data[name] = mapper.by_name[name].normal(data[name])
+
+    def _rekey(self, instance: Any, mapper: Mapper, old: Any, new: Any) -> None:
+        self.identity_map.discard(mapper.model, old, instance)
+        self.identity_map.add(mapper.model, new, instance)
+
+    # Taking back
+
+    def undo(self, log: Sequence[Step], keep: bool = False) -> None:
+        """Take back what flushes have written, and with `keep` False also what is yet to be flushed.
+
+        Objects that the log inserted are as they were before it, but with the values that they have now.
+        """
+        fresh = {id(step.instance) for step in log if step.inserted}
+        if not keep:
+            for instance in [instance for number, instance in self.dirty.items() if number not in fresh]:
+                self.revert(instance)
+            self.deleted.clear()
+        for step in reversed(log):
+            step.undo(keep or (id(step.instance) in fresh and not step.inserted))
+        if not keep:
+            for instance in self.new.values():
+                instance._owner = None
+            self.new.clear()
+            self.pending.clear()
+
+    def revert(self, instance: Any) -> None:
+        """Give an object its committed values back."""
+        _restore(instance, instance._committed)
+        instance._committed = CLEAN
+        self.dirty.pop(id(instance), None)
+
+    def end_transaction(self) -> None:
+        """What was read or written until now may be out of date from now on."""
+        for instance in self.gone.values():
+            instance._owner = None
+        self.gone.clear()
+        self.loader.epoch += 1
+
+
+def _put(data: dict[str, Any], name: str, value: Any) -> None:
+    if value is MISSING:
+        data.pop(name, None)
+    else:
+        data[name] = value
+
+
+def _restore(instance: Any, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        instance.__rel__.pop(name, None)
+        _put(instance.__data__, name, value)
+
+
+def _in_order(models: list[Any], mappers: dict[Any, Mapper]) -> list[list[Any]]:
+    """Return models in groups, each after those that it refers to; models that refer to each other share one."""
+    if len(models) == 1:
+        return [models]
+    wanted = set(models)
+    edges = [
+        Edge(model, field.rel_model)
+        for model in models
+        for field in mappers[model].foreign_keys
+        if field.rel_model in wanted and field.rel_model is not model
+    ]
+    return components(models, edges)
+
+
+def _refers_to(mapper: Mapper, models: Sequence[Any]) -> bool:
+    return any(field.rel_model in models for field in mapper.foreign_keys)
+
+
+def _edges(
+    instances: Sequence[Any], mappers: dict[Any, Mapper], value_of: Callable[[Any, str], Any]
+) -> tuple[list[Edge[int]], dict[tuple[int, int], list[str]]]:
+    """Return which of the objects refers to which, by `id`, and through which fields."""
+    targets = {
+        (field.rel_model, field.rel_field.name)
+        for mapper in mappers.values()
+        for field in mapper.foreign_keys
+        if field.rel_model in mappers
+    }
+    by_value = {
+        (model, name, value_of(instance, name)): instance
+        for model, name in targets
+        for instance in instances
+        if type(instance) is model and value_of(instance, name) is not None
+    }
+    present = set(map(id, instances))
+    edges, fields = [], {}
+    for instance in instances:
+        for field in mappers[type(instance)].foreign_keys:
+            related = instance.__rel__.get(field.name) if value_of is not committed_value else None
+            if related is None or id(related) not in present:
+                related = by_value.get((field.rel_model, field.rel_field.name, value_of(instance, field.name)))
+            if related is None:
+                continue
+            itself_with_key = related is instance and value_of(instance, field.rel_field.name) is not None
+            if not itself_with_key:
+                edges.append(Edge(id(instance), id(related), optional=field.null))
+                fields.setdefault((id(instance), id(related)), []).append(field.name)
+    return edges, fields
+
+
+def _extra_update(instance: Any, mappers: dict[Any, Mapper], names: Sequence[str]) -> Change:
+    mapper = mappers[type(instance)]
+    return Change(instance, mapper, sorted(names), mapper.identity(mapper.key_of(instance.__data__)))
+
+
+def _with_part(change: Change, name: str, value: Any) -> Any:
+    """Return the key of a change with another value for one of its columns."""
+    if len(change.mapper.key_names) == 1:
+        return value
+    return tuple(value if n == name else part for n, part in zip(change.mapper.key_names, change.key))

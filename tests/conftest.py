@@ -1,0 +1,95 @@
+"""What the tests share: engines, sessions, models, and a count of the statements that run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import peewee
+import pytest
+
+from tent.data import dbm
+
+Model = dbm.declarative_base()
+
+
+class Person(Model):
+    """A row with all kinds of columns; most tests need no other model."""
+
+    name = peewee.CharField(null=True)
+    email = peewee.CharField(unique=True, null=True)
+    age = peewee.IntegerField(null=True)
+    born = peewee.DateField(null=True)
+    score = peewee.IntegerField(default=0)
+    tags = peewee.JSONField(default=list)
+
+
+class Note(Model):
+    """Belongs to a person."""
+
+    person = peewee.ForeignKeyField(Person, backref="notes", on_delete="CASCADE")
+    text = peewee.TextField(default="")
+
+
+class Node(Model):
+    """Refers to rows of its own table."""
+
+    parent = peewee.ForeignKeyField("self", null=True, backref="children")
+    name = peewee.CharField()
+
+
+@pytest.fixture(params=["memory", "file"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    """An engine with the tables above: in memory and in a file, as what holds for one holds for the other."""
+    path = ":memory:" if request.param == "memory" else str(tmp_path / "test.db")
+    engine = dbm.connect({"driver": "sqlite", "path": path, "timeout": 2})
+    dbm.install_tables(engine, models=Model)
+    yield engine
+    engine.close_all()
+
+
+@pytest.fixture
+def file_engine(tmp_path: Path) -> Iterator[Any]:
+    engine = dbm.connect({"driver": "sqlite", "path": tmp_path / "file.db", "timeout": 2})
+    dbm.install_tables(engine, models=Model)
+    yield engine
+    engine.close_all()
+
+
+@pytest.fixture
+def session(engine: Any) -> Iterator[dbm.Session]:
+    session = dbm.open_session(engine)
+    yield session
+    session.rollback()
+    session.close()
+
+
+@pytest.fixture
+def other(engine: Any) -> Iterator[dbm.Session]:
+    """A second session on the same engine."""
+    session = dbm.open_session(engine)
+    yield session
+    session.rollback()
+    session.close()
+
+
+@pytest.fixture
+def statements(engine: Any) -> Callable[[], Any]:
+    """`with statements() as ran:` collects the SQL of each statement that the engine's sessions run."""
+    return lambda: collected(engine)
+
+
+@contextmanager
+def collected(engine: Any) -> Iterator[list[str]]:
+    ran: list[str] = []
+
+    def hook(event: peewee.QueryEvent) -> None:
+        ran.append(event.sql)
+
+    engine.query_hooks.append(hook)
+    try:
+        yield ran
+    finally:
+        engine.query_hooks.remove(hook)
