@@ -12,36 +12,36 @@ from .errors import ArgumentError, InvalidRequestError
 from .mapper import Mapper
 
 
-def update(session: Any, query: Any, values: Mapping[Any, Any], synchronize: Any) -> int:
+def update(transaction: Any, query: Any, values: Mapping[Any, Any], synchronize: Any) -> int:
     """Update the rows of a query; see `Query.update`."""
     model = _refuse_unfit(query, "update", synchronize)
     if not values:
         return 0
     statement = model.update({_field(model, name): value for name, value in values.items()})
-    return _run(session, statement, query._where, synchronize)
+    return _run(transaction, statement, query._where, synchronize)
 
 
-def delete(session: Any, query: Any, synchronize: Any) -> int:
+def delete(transaction: Any, query: Any, synchronize: Any) -> int:
     """Delete the rows of a query; see `Query.delete`."""
-    return _run(session, _refuse_unfit(query, "delete", synchronize).delete(), query._where, synchronize)
+    return _run(transaction, _refuse_unfit(query, "delete", synchronize).delete(), query._where, synchronize)
 
 
-def write(session: Any, statement: Any, synchronize: Any = "fetch") -> BufferedCursor:
+def write(transaction: Any, statement: Any, synchronize: Any = "fetch") -> BufferedCursor:
     """Run a Peewee statement that writes, in the open transaction, and make the session's objects agree with it."""
-    unit, database = session._unit, session._database
+    unit, database = transaction.unit, transaction.database
     sql, params = database.parse(statement)
     model = getattr(statement, "model", None)
     rows = unit.identity_map.rows(model) if isinstance(statement, (peewee.ModelUpdate, peewee.ModelDelete)) else {}
     if not rows or synchronize is False:
-        return _loaded(session, database.fetch(sql, params))
+        return _loaded(transaction, database.fetch(sql, params))
     mapper = unit.loader.mapper(model)
-    held = _held(session, mapper, statement._where)
+    held = _held(transaction, mapper, statement._where)
     before = {key: dict(instance.__data__) for key, instance in held.items()}
     cursor = database.fetch(sql, params)
-    log = session._transaction.scopes[-1].log
+    log = transaction.scopes[-1].log
     if isinstance(statement, peewee.ModelDelete):
         log += [unit.settle_deleted(instance, mapper) for instance in held.values()]
-        return _loaded(session, cursor)
+        return _loaded(transaction, cursor)
     read = set(map(id, unit.loader.by_keys(mapper, list(held))))
     for key, instance in held.items():
         if id(instance) in read:
@@ -49,32 +49,32 @@ def write(session: Any, statement: Any, synchronize: Any = "fetch") -> BufferedC
             log += [unit.settle_updated(instance, mapper, former)] if former else []
         else:  # its key was changed, by an expression perhaps: its row is known no more
             unit.expunge(instance)
-    return _loaded(session, cursor)
+    return _loaded(transaction, cursor)
 
 
-def _run(session: Any, statement: Any, where: Any, synchronize: Any) -> int:
+def _run(transaction: Any, statement: Any, where: Any, synchronize: Any) -> int:
     statement._where = where
-    session._transaction.flush()
-    session._transaction.begin()
-    return write(session, statement, synchronize).rowcount
+    transaction.flush()
+    transaction.begin()
+    return write(transaction, statement, synchronize).rowcount
 
 
-def _held(session: Any, mapper: Mapper, where: Any) -> dict[Any, Any]:
+def _held(transaction: Any, mapper: Mapper, where: Any) -> dict[Any, Any]:
     """Return the session's objects whose rows meet a condition, by key."""
     keys = peewee.ModelSelect(mapper.model, [column.field for column in mapper.key_columns])
     if where is not None:
         keys = keys.where(where)
     found = {}
-    for row in session._database.fetch(*session._database.parse(keys)).rows:
+    for row in transaction.database.fetch(*transaction.database.parse(keys)).rows:
         key = mapper.identity(tuple(column.decoded(part) for column, part in zip(mapper.key_columns, row)))
-        instance = session._unit.identity_map.find(mapper.model, key)
+        instance = transaction.unit.identity_map.find(mapper.model, key)
         if instance is not None:
             found[key] = instance
     return found
 
 
-def _loaded(session: Any, cursor: BufferedCursor) -> BufferedCursor:
-    cursor.load = session._unit.loader.load_query
+def _loaded(transaction: Any, cursor: BufferedCursor) -> BufferedCursor:
+    cursor.load = transaction.unit.loader.load_query
     return cursor
 
 

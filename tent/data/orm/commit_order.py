@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 N = TypeVar("N", bound=Hashable)
 
@@ -77,7 +77,8 @@ def levels(nodes: Iterable[N], edges: Iterable[Edge[N]]) -> tuple[list[list[N]],
     >>> levels("abc", [Edge("a", "b"), Edge("b", "a", True), Edge("c", "c", True)])
     ([['b', 'c'], ['a']], [Edge(node='b', needs='a', optional=True), Edge(node='c', needs='c', optional=True)])
     """
-    nodes, kept, broken = list(nodes), list(edges), []
+    nodes, kept = list(nodes), list(edges)
+    broken: list[Edge[N]] = []
     while True:
         ordered = _kahn(nodes, kept)
         if ordered is not None:
@@ -120,10 +121,11 @@ def _needs(nodes: Sequence[N], edges: Iterable[Edge[N]]) -> Mapping[N, list[N]]:
     return needs
 
 
-def _cycle(edges: Sequence[Edge[N]]) -> list[N]:
+def _cycle(edges: Sequence[Edge[Any]]) -> list[Any]:
     """Return a cycle among edges that are known to have one: from any of their nodes, follow them."""
     needs = {edge.node: edge.needs for edge in edges}
-    node, path = edges[0].node, []
+    node = edges[0].node
+    path: list[Any] = []
     while node not in path:
         path.append(node)
         node = needs[node]

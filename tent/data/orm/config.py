@@ -61,13 +61,13 @@ def masked(config: Any) -> Any:
 def _as_mapping(config: Any) -> Mapping[Any, Any]:
     if isinstance(config, str):
         return _from_url(config)
-    if isinstance(config, Mapping):
-        return config
-    _refuse(
-        config,
-        f"A config is a mapping such as {{'driver': 'sqlite', 'path': ':memory:'}} or a URL such as "
-        f"'sqlite:///tent.db', not {_article(type(config).__name__)}.",
-    )
+    if not isinstance(config, Mapping):
+        _refuse(
+            config,
+            f"A config is a mapping such as {{'driver': 'sqlite', 'path': ':memory:'}} or a URL such as "
+            f"'sqlite:///tent.db', not {_article(type(config).__name__)}.",
+        )
+    return config
 
 
 def _from_url(url: str) -> Mapping[str, Any]:

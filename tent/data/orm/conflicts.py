@@ -105,7 +105,7 @@ def _switch_rows(plan: Plan, freed: dict[Slot, Change]) -> None:
     """A deleted row and a new one with the same key are one row: it is updated, as a whole."""
     kept = []
     for mapper, instance in plan.new:
-        slot = next(_slots(mapper, mapper.unique[:1], _values_of(instance)), None)
+        slot = next(iter(_slots(mapper, mapper.unique[:1], _values_of(instance))), None)
         former = None if slot is None else freed.get(slot)
         if former is None or former not in plan.deletes:
             kept.append((mapper, instance))
@@ -147,9 +147,9 @@ def _is_referred_to(deleted: Change, changes: Iterable[Change]) -> bool:
     """Tell whether a row that an update takes its reference from is this one."""
     for change in changes:
         for field in change.mapper.foreign_keys:
-            if field.name in change.names and field.rel_model is deleted.mapper.model:
-                if change.old([field.name]) == deleted.old([field.rel_field.name]):
-                    return True
+            moved = field.name in change.names and field.rel_model is deleted.mapper.model
+            if moved and change.old([field.name]) == deleted.old([field.rel_field.name]):
+                return True
     return False
 
 

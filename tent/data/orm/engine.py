@@ -29,7 +29,7 @@ statements = logging.getLogger("tent.data.sql")
 class BufferedCursor:
     """The rows of a statement, all fetched, so that its connection is free again; what Peewee's wrappers expect."""
 
-    __slots__ = ("rows", "description", "rowcount", "lastrowid", "load", "_position")
+    __slots__ = ("_position", "description", "lastrowid", "load", "rowcount", "rows")
 
     load: Callable[[Any, BufferedCursor], Any] | None
 
@@ -73,6 +73,11 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
 
     origin: Engine | None = None
     run: Callable[[Any], BufferedCursor] | None = None
+    _state: Any
+    _own_state: Any
+    _lock: Any
+    _connections: Any
+    _in_use: Any
 
     def __init__(self, path: str, pragmas: dict[str, Any], timeout: float, echo: bool = False) -> None:
         super().__init__(
@@ -97,7 +102,7 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
         twin.origin = self
         twin.run = run
         twin._forks = _forks
-        twin._lock = peewee._NoopLock()
+        twin._lock = peewee._NoopLock()  # a session sees to it that one thread at a time uses its twin
         twin._state = twin._own_state = peewee._ConnectionState()
         return twin
 
@@ -140,7 +145,7 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
         """Run one statement for each row of parameters, and return the number of rows that it changed."""
         start = time.perf_counter()
         try:
-            with peewee.__exception_wrapper__:
+            with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
                 cursor = self.cursor()
                 cursor.executemany(sql, rows)
                 return int(cursor.rowcount)
@@ -250,7 +255,7 @@ class MemoryEngine(Engine):
             )
         with self._pool_lock:
             if self._memory is None:
-                self._memory = peewee.SqliteDatabase._connect(self)
+                self._memory = peewee.SqliteDatabase._connect(self)  # type: ignore[attr-defined]
             return self._memory
 
     def _close(self, conn: Any, close_conn: bool = False) -> None:

@@ -83,5 +83,7 @@ class IdentityMap(Mapping[tuple[type, Any], Any]):
         return isinstance(identity, tuple) and len(identity) == 2 and self.find(*identity) is not None
 
     def __repr__(self) -> str:
-        models = {model.__name__: len(rows) for model, rows in self._models.items() if isinstance(model, peewee.ModelBase)}
+        models = {
+            model.__name__: len(rows) for model, rows in self._models.items() if isinstance(model, peewee.ModelBase)
+        }
         return f"<IdentityMap {models}>"

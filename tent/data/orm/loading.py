@@ -76,7 +76,9 @@ class Loader:
             del related[name]
         for name, value in data.items():
             # A dict that was handed out stays the object's own while it says what the row says.
-            if type(value) in (dict, list) and isinstance(current.get(name), (mutable.MutableDict, mutable.MutableList)):
+            if type(value) in (dict, list) and isinstance(
+                current.get(name), (mutable.MutableDict, mutable.MutableList)
+            ):
                 value = current[name] if current[name] == value else value
             current[name] = value
         instance._epoch = self.epoch
@@ -267,17 +269,21 @@ def _converter(loader: Loader, node: Any) -> Callable[[Any], Any] | None:
         field = inner.field if isinstance(inner, peewee.FieldAlias) else inner
         column = loader.mapper(field.model).by_name[field.name]
         return None if column.decode is None else column.decoded
-    if isinstance(inner, peewee.Function) and inner._python_value is None and inner._coerce and inner.arguments:
+    if isinstance(inner, peewee.Function) and inner._python_value is None and inner.arguments and _coerces(inner):
         first = inner.arguments[0]
         first = first.unwrap() if isinstance(first, peewee.Node) else first
         if isinstance(first, peewee.Field):
-            return peewee.safe_python_value(first.python_value)  # type: ignore[attr-defined,no-any-return]
+            return peewee.safe_python_value(first.python_value)
     return getattr(inner, "_python_value", None) or getattr(node, "_converter", None)
+
+
+def _coerces(function: Any) -> bool:
+    return bool(function._coerce)
 
 
 def _name_of(node: Any) -> str:
     if isinstance(node, peewee.Alias):
-        return str(node._alias)
+        return str(node._alias)  # type: ignore[attr-defined]
     if isinstance(node, peewee.Field):
         return str(node.name)
     return str(getattr(node, "name", None) or "value").lower()
@@ -285,7 +291,7 @@ def _name_of(node: Any) -> str:
 
 @functools.lru_cache(maxsize=1_000)
 def _row_class(names: tuple[str, ...]) -> Any:
-    return namedtuple("Row", _distinct(names), rename=True)  # type: ignore[misc]
+    return namedtuple("Row", _distinct(names), rename=True)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

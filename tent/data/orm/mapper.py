@@ -39,7 +39,7 @@ _ISO = {
 class Column:
     """A field on an engine: how its values go into a statement, and come out of a row."""
 
-    __slots__ = ("name", "field", "sql", "placeholder", "native", "encode", "decode", "has_default")
+    __slots__ = ("decode", "encode", "field", "has_default", "name", "native", "placeholder", "sql")
 
     def __init__(self, field: Any, engine: Engine) -> None:
         base = _converting(field)
@@ -205,16 +205,18 @@ def _writer(field: Any, base: Any, engine: Engine) -> tuple[str, Convert]:
     """Return the placeholder of a column, and the function that makes its parameter."""
     if not isinstance(base, peewee.JSONField):
         return engine.param, field.db_value
-    wrap = engine.json_methods(engine).make_value_wrapper(base._dumps)
+    json: Any = base
+    wrap = engine.json_methods(engine).make_value_wrapper(json._dumps)
     sample = wrap({})
     if not isinstance(sample, peewee.Node):
         return engine.param, lambda value: value if isinstance(value, peewee.Node) else wrap(value)
-    return engine.parse(sample)[0], base._dumps
+    return engine.parse(sample)[0], json._dumps
 
 
 def _reader(field: Any, engine: Engine) -> Convert:
     if isinstance(field, peewee.JSONField):
-        return engine.json_methods(engine).make_value_reader(field._loads)  # type: ignore[no-any-return]
+        loads = field._loads  # type: ignore[attr-defined]
+        return engine.json_methods(engine).make_value_reader(loads)  # type: ignore[no-any-return]
     parse = _ISO.get(type(field))
     if parse is None or field.formats is not type(field).formats:
         return field.python_value  # type: ignore[no-any-return]

@@ -9,18 +9,18 @@ from .errors import InvalidRequestError, StaleDataError
 from .tracking import CLEAN, DELETED, changed_names
 
 
-def merge(session: Any, source: Any, load: bool) -> Any:
+def merge(execution: Any, source: Any, load: bool) -> Any:
     """Return the session's own object of the row of `source`, with the values that are set on that one."""
-    unit = session._unit
+    unit = execution.unit
     mapper = unit.loader.mapper(type(source))
     parts = tuple(source.__data__.get(name) for name in mapper.key_names)
     key = None if None in parts or not parts else mapper.identity(parts)
     if not load:
         return _adopt(unit, mapper, key, source)
-    session._before_query()
-    target = None if key is None else session.get(mapper.model, key)
+    execution.prepare()
+    target = None if key is None else execution.get(mapper.model, key)
     if target is None:
-        target = type(source).__new__(type(source))
+        target = mapper.model.__new__(mapper.model)
         target.__data__, target.__rel__, target._given = mapper.model._meta.get_default_dict(), {}, {}
         unit.register_new(target)
     elif mapper.version and target.__data__.get(mapper.version) != source.__data__.get(mapper.version):
@@ -44,7 +44,7 @@ def _adopt(unit: Any, mapper: Any, key: Any, source: Any) -> Any:
     values = {name: mutable.plain(value) for name, value in source.__data__.items()}
     target = unit.identity_map.find(mapper.model, key)
     if target is None:
-        target = type(source).__new__(type(source))
+        target = mapper.model.__new__(mapper.model)
         target.__data__, target.__rel__, target._committed, target._owner = values, {}, CLEAN, unit.owner
         unit.identity_map.add(mapper.model, key, target)
     else:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import peewee
+from peewee import make_snake_case  # type: ignore[attr-defined]
 
 from . import mutable, tracking
 from .errors import InvalidRequestError
@@ -46,7 +47,7 @@ def table_name(model: type[peewee.Model]) -> str:
     """Return the name of a model's table: its `__tablename__`, else its class name in snake_case and the plural."""
     given = model.__dict__.get("__tablename__")
     if given is None:
-        return plural(peewee.make_snake_case(model.__name__))
+        return plural(make_snake_case(model.__name__))
     if not isinstance(given, str) or not given or "\0" in given:
         raise InvalidRequestError(f"{model.__name__}.__tablename__ must be a name, not {given!r}.")
     return given
@@ -85,7 +86,7 @@ class ModelMetadata(peewee.Metadata):
         super().add_field(field_name, field, set_attribute)
         self.__dict__.pop("mappers", None)  # what was compiled for the former fields
         if isinstance(field, peewee.FieldDatabaseHook) and self.database is None:
-            field._db_hook(_sqlite)
+            field._db_hook(_sqlite)  # type: ignore[attr-defined]
 
 
 # A JSONField builds its SQL for the database of its model; ours have none, and speak SQLite's JSON.
@@ -151,7 +152,7 @@ class ModelRoot(peewee.Model):
             del self._committed[name]
 
     def __repr__(self) -> str:
-        key = {field.name: self.__data__.get(field.name) for field in self._meta.get_primary_keys()}
+        key = {field.name: self.__data__.get(field.name) for field in self._meta.get_primary_keys()}  # type: ignore[no-untyped-call]
         others = {name: value for name, value in self.__data__.items() if name not in key and value is not None}
         shown = {**key, **dict(list(others.items())[:_SHOWN])}
         return f"<{type(self).__name__} {' '.join(f'{name}={_short(value)}' for name, value in shown.items())}>"

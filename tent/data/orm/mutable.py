@@ -15,7 +15,7 @@ Notify = Callable[["Root"], None]
 class Root:
     """The tie of a value, with all that is nested in it, to the attribute that holds it."""
 
-    __slots__ = ("object", "name", "value", "_notify")
+    __slots__ = ("_notify", "name", "object", "value")
 
     def __init__(self, object: Any, name: str, notify: Notify) -> None:
         self.object = object
@@ -87,7 +87,7 @@ class MutableDict(_Mutable, dict[Any, Any]):
         self._root.will_change()
         super().__delitem__(key)
 
-    def __ior__(self, other: Any) -> MutableDict:  # type: ignore[override,misc]
+    def __ior__(self, other: Any) -> MutableDict:  # type: ignore[misc]
         self.update(other)
         return self
 
@@ -126,7 +126,7 @@ class MutableList(_Mutable, list[Any]):
         self._root.will_change()
         super().__delitem__(index)
 
-    def __iadd__(self, other: Iterable[Any]) -> MutableList:  # type: ignore[override,misc]
+    def __iadd__(self, other: Iterable[Any]) -> MutableList:  # type: ignore[misc]
         self.extend(other)
         return self
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import peewee
+from peewee import SCOPE_VALUES, qualify_names  # type: ignore[attr-defined]
 
 from .engine import Engine
 from .errors import FlushError, StaleDataError, explain
@@ -19,7 +21,7 @@ Fill = tuple[Any, str, Any]
 class Change:
     """The change set of an object that has a row: which columns to write, and the key to find the row by."""
 
-    __slots__ = ("instance", "mapper", "names", "key", "version")
+    __slots__ = ("instance", "key", "mapper", "names", "version")
 
     def __init__(self, instance: Any, mapper: Mapper, names: Sequence[str], key: Any) -> None:
         self.instance = instance
@@ -49,6 +51,7 @@ class Persister:
     def __init__(self, database: Engine) -> None:
         self.database = database
         self.filled: list[Fill] = []
+        self._postponed: frozenset[tuple[int, str]] = frozenset()
 
     def undo(self) -> None:
         """Take back what was filled into objects."""
@@ -61,12 +64,21 @@ class Persister:
 
     # Inserting
 
-    def insert(self, mapper: Mapper, instances: Sequence[Any], postponed: frozenset[tuple[int, str]]) -> None:
-        """Insert rows, which need none of each other, in a statement for each set of columns and 500 rows.
+    @contextmanager
+    def postponing(self, foreign_keys: Iterable[tuple[Any, str]]) -> Iterator[None]:
+        """Leave foreign keys, given by object and name, NULL in what is inserted within the block."""
+        hidden = [(instance, name, instance.__data__.get(name)) for instance, name in foreign_keys]
+        self._postponed = frozenset((id(instance), name) for instance, name, _ in hidden)
+        for instance, name, _ in hidden:
+            self.fill(instance, name, None)
+        yield
+        self._postponed = frozenset()
+        for instance, name, value in hidden:
+            self.fill(instance, name, value)
 
-        `postponed` has the foreign keys, by object and name, that stay NULL for now.
-        """
-        self._fill_foreign_keys(mapper, instances, [f.name for f in mapper.foreign_keys], postponed)
+    def insert(self, mapper: Mapper, instances: Sequence[Any]) -> None:
+        """Insert rows, which need none of each other, in a statement for each set of columns and 500 rows."""
+        self._fill_foreign_keys(mapper, instances, [field.name for field in mapper.foreign_keys])
         for names, group in _shapes(mapper, instances).items():
             for part in chunks(group, len(names)):
                 self._blame(part, "inserting {} into " + mapper.table, lambda rows: self._insert(mapper, names, rows))
@@ -101,8 +113,9 @@ class Persister:
             raise FlushError(f"{len(instances)} rows were inserted into {mapper.table}, and {len(rows)} came back.")
         # SQL promises no order of what RETURNING gives. Generated keys grow in the order of the VALUES, so sorted they
         # are in it; given keys are looked up.
-        if mapper.generated in returned:
-            rows = sorted(rows, key=lambda row: row[returned.index(mapper.generated)])
+        if mapper.generated is not None and mapper.generated in returned:
+            place = returned.index(mapper.generated)
+            rows = sorted(rows, key=lambda row: row[place])
         elif len(rows) > 1:
             by_key = {mapper.identity(tuple(row[: len(keys)])): row for row in rows}
             rows = [by_key[mapper.identity(tuple(i.__data__[name] for name in keys))] for i in instances]
@@ -115,7 +128,7 @@ class Persister:
     def update(self, changes: Sequence[Change]) -> None:
         """Update rows, with one statement for each table and set of columns."""
         for change in changes:
-            self._fill_foreign_keys(change.mapper, [change.instance], change.names, frozenset())
+            self._fill_foreign_keys(change.mapper, [change.instance], change.names)
             self._count_version(change)
         groups: dict[tuple[Mapper, tuple[str, ...]], list[Change]] = {}
         for change in changes:
@@ -197,11 +210,20 @@ class Persister:
         params = [param for change in changes for param in mapper.key_params(change.key)]
         _check_count(mapper, changes, self.database.execute_sql(sql, params).rowcount, "delete")
 
-    def put(self, mapper: Mapper, key: Any, name: str, value: Any) -> None:
-        """Put a value into one column of one row, as a step on the way."""
-        column = mapper.by_name[name]
+    def put(self, change: Change, name: str, value: Any) -> None:
+        """Put a value into one column of a row, as a step on the way."""
+        mapper, column = change.mapper, change.mapper.by_name[name]
         sql = f"UPDATE {mapper.table} SET {column.sql} = {column.placeholder} WHERE {mapper.where_key}"
-        self.database.execute_sql(sql, [column.encoded_one(value), *mapper.key_params(key)])
+        self.database.execute_sql(sql, [column.encoded_one(value), *mapper.key_params(change.key)])
+
+    def vacate(self, change: Change, name: str, value: Any) -> None:
+        """Put a value into a column in the place of one that another row takes; if it is the key, keep track of it."""
+        self.put(change, name, value)
+        names = change.mapper.key_names
+        if names == (name,):
+            change.key = value
+        elif name in names:
+            change.key = tuple(value if name == n else part for n, part in zip(names, change.key))
 
     def name_stale(self, error: StaleDataError, changes: Sequence[Change]) -> StaleDataError:
         """Return the error with the object named whose row is gone or has another version, now looked up."""
@@ -227,16 +249,14 @@ class Persister:
         self.filled.append((instance, name, instance.__data__.get(name, MISSING)))
         instance.__data__[name] = value
 
-    def _fill_foreign_keys(
-        self, mapper: Mapper, instances: Sequence[Any], names: Iterable[str], postponed: frozenset[tuple[int, str]]
-    ) -> None:
+    def _fill_foreign_keys(self, mapper: Mapper, instances: Sequence[Any], names: Iterable[str]) -> None:
         for field in mapper.foreign_keys:
             name, target = field.name, field.rel_field.name
             if name not in names:
                 continue
             for instance in instances:
                 related = instance.__rel__.get(name)
-                if related is not None and (id(instance), name) not in postponed:
+                if related is not None and (id(instance), name) not in self._postponed:
                     key = related.__data__.get(target)
                     if key != instance.__data__.get(name):
                         self.fill(instance, name, key)
@@ -267,7 +287,7 @@ class Persister:
 
     def _placeholder(self, mapper: Mapper, name: str, value: Any) -> tuple[str, list[Any]]:
         if isinstance(value, peewee.Node):
-            return self.database.parse(peewee.qualify_names(value), scope=peewee.SCOPE_VALUES)
+            return self.database.parse(qualify_names(value), scope=SCOPE_VALUES)
         return mapper.by_name[name].placeholder, [value]
 
     def _blame(

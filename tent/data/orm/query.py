@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import peewee
@@ -60,8 +60,8 @@ class Result(peewee.CursorWrapper, Generic[T]):
         rows = self.scalars()
         return rows[0] if rows else None
 
-    def iterator(self) -> Iterator[T]:
-        return iter(self.row_cache)
+    def iterator(self) -> Generator[T, None, None]:
+        yield from self.row_cache
 
 
 class _LoadsObjects:
@@ -95,6 +95,25 @@ class Query(Select, Generic[T]):
     _criteria: tuple[tuple[str, Any], ...] = ()  # of filter_by, not yet in the WHERE: the key of a compiled statement
     _chunk: int | None = None
     _where_clause: Any = None
+    if TYPE_CHECKING:  # what Peewee's stubs leave out
+        _cte_list: Any
+        _database: Any
+        _distinct: Any
+        _for_update: Any
+        _from_list: Any
+        _group_by: Any
+        _having: Any
+        _is_default: bool
+        _join_ctx: Any
+        _joins: Any
+        _limit: Any
+        _load_tree: Any
+        _offset: Any
+        _order_by: Any
+        _row_type: Any
+        _simple_distinct: Any
+        _windows: Any
+        _get_cursor_wrapper: Any
 
     @classmethod
     def of(cls, session: Any, *entities: Any) -> Query[Any]:
@@ -109,7 +128,7 @@ class Query(Select, Generic[T]):
             query = cls(model, entities)
             query._entities = entities
         query._session = session
-        query._database = session._database
+        query._database = session._execution.database
         return query
 
     # The WHERE: what filter_by collected becomes expressions as soon as something else than filter_by wants them
@@ -131,7 +150,7 @@ class Query(Select, Generic[T]):
 
     def where(self, *expressions: Any) -> Query[T]:
         self._refuse_after_limit("where")
-        return super().where(*expressions) if expressions else self.clone()  # type: ignore[no-any-return]
+        return super().where(*expressions) if expressions else self.clone()
 
     def filter(self, *expressions: Any, **django: Any) -> Query[T]:
         """Return the query with conditions added: expressions, or Peewee's keywords (`name__ilike="jo%"`)."""
@@ -154,11 +173,13 @@ class Query(Select, Generic[T]):
     def order_by(self, *columns: Any) -> Query[T]:
         """Return the query with columns added to its order; `order_by(None)` clears the order."""
         if not columns or columns == (None,):
-            return super().order_by()  # type: ignore[no-any-return]
+            return super().order_by()
         self._refuse_after_limit("order_by")
-        return super().order_by(*(self._order_by or ()), *columns)  # type: ignore[no-any-return]
+        return super().order_by(*(self._order_by or ()), *columns)
 
-    def join(self, dest: Any, join_type: Any = peewee.JOIN.INNER, on: Any = None, src: Any = None, attr: Any = None) -> Any:
+    def join(
+        self, dest: Any, join_type: Any = peewee.JOIN.INNER, on: Any = None, src: Any = None, attr: Any = None
+    ) -> Any:
         self._refuse_after_limit("join")
         return super().join(dest, join_type, on, src, attr)
 
@@ -188,7 +209,7 @@ class Query(Select, Generic[T]):
         """Return the only row, or None. Raises `MultipleResultsFound`."""
         return self._at_most(2).one_or_none()
 
-    def get(self, key: Any = MISSING, database: Any = None) -> Any:
+    def get(self, key: Any = MISSING, database: Any = None) -> Any:  # type: ignore[override]
         """With a key, as `session.get`; without, as in Peewee: the first row, or raise the model's `DoesNotExist`."""
         if key is not MISSING:
             return self._session.get(self.model, key)
@@ -218,18 +239,18 @@ class Query(Select, Generic[T]):
         `values` maps columns (or their names) to values or expressions, such as `{User.age: User.age + 1}`. Returns
         the number of rows. With `synchronize_session=False` the objects are left as they are.
         """
-        return int(self._session._update(self, values, synchronize_session))
+        return int(self._session._execution.update(self, values, synchronize_session))
 
     def delete(self, synchronize_session: Any = "fetch") -> int:
         """Delete the rows of the query in one statement, and take their objects out of the session.
 
         Returns the number of rows. With `synchronize_session=False` the objects are left as they are.
         """
-        return int(self._session._delete(self, synchronize_session))
+        return int(self._session._execution.delete(self, synchronize_session))
 
     def __iter__(self) -> Iterator[T]:
         if self._chunk is not None:
-            return self._session._stream(self, self._chunk)  # type: ignore[no-any-return]
+            return self._session._execution.stream(self, self._chunk)  # type: ignore[no-any-return]
         return iter(self.execute())
 
     def __getitem__(self, item: Any) -> Any:
@@ -257,10 +278,10 @@ class Query(Select, Generic[T]):
         self._cursor_wrapper = None
         try:
             if self._session is not None and database is self._database:
-                fast = self._session._run_simple(self)
+                fast = self._session._execution.run_simple(self)
                 if fast is not None:
                     return fast
-            return super()._execute(database)
+            return super()._execute(database)  # type: ignore[misc]
         finally:
             self._cursor_wrapper = None
 
@@ -273,7 +294,7 @@ class Query(Select, Generic[T]):
         return Result(list(rows), self._what())
 
     def _limited(self, count: int) -> Query[T]:
-        return super().limit(count)  # type: ignore[no-any-return]
+        return super().limit(count)
 
     def _slice(self, start: int, stop: int | None) -> Query[T]:
         """Return the query for the rows from `start` to `stop` of the rows that it has now."""
@@ -351,7 +372,7 @@ def _model_in(nodes: Iterable[Any]) -> Any:
         if isinstance(node, peewee.WrappedNode):
             waiting.append(node.node)
         elif isinstance(node, peewee.Function):
-            waiting.extend(node.arguments)
+            waiting.extend(node.arguments or ())
         elif isinstance(node, peewee.Expression):
             waiting.extend((node.lhs, node.rhs))
         elif isinstance(node, peewee.NodeList):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import peewee
+from peewee import sort_models  # type: ignore[attr-defined]
 
 from .engine import Engine
 from .errors import ArgumentError
@@ -22,7 +23,7 @@ def install_tables(engine: Engine, models: Any = None) -> list[str]:
     wanted = _models(models)
     with _transaction(engine) as database:
         existing = set(database.get_tables())
-        created = [model for model in peewee.sort_models(wanted) if model._meta.table_name not in existing]
+        created = [model for model in sort_models(wanted) if model._meta.table_name not in existing]
         for model in created:
             _schema(model, database).create_table(safe=True)
         for model in wanted:
@@ -38,7 +39,7 @@ def uninstall_tables(engine: Engine, models: Any = None) -> list[str]:
     wanted = _models(models)
     with _transaction(engine) as database:
         existing = set(database.get_tables())
-        doomed = [model for model in reversed(peewee.sort_models(wanted)) if model._meta.table_name in existing]
+        doomed = [model for model in reversed(sort_models(wanted)) if model._meta.table_name in existing]
         for model in doomed:
             _schema(model, database).drop_table(safe=True)
     return [model._meta.table_name for model in doomed]

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import functools
-import re
 import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
 import peewee
 
-from . import bulk, merging
-from .engine import BufferedCursor, Engine
+from . import merging
+from .engine import Engine
 from .errors import (
     ArgumentError,
-    ConcurrentUseError,
     InvalidRequestError,
-    ResourceClosedError,
     UnmappedInstanceError,
     UnsavedChangesWarning,
 )
+from .execution import Execution
+from .guard import exclusive
 from .identity import IdentityMap
 from .model import ModelRoot
 from .query import Query, Result
@@ -33,27 +31,6 @@ from .transaction import NestedTransaction, RootTransaction, Transaction
 from .unit_of_work import UnitOfWork
 
 M = TypeVar("M", bound=ModelRoot)
-F = TypeVar("F", bound=Callable[..., Any])
-
-_READS = re.compile(r"\s*(select|values|explain|pragma)\b", re.IGNORECASE)
-
-
-def _exclusive(method: F) -> F:
-    """Let one thread at a time into the session; a second one that comes in the middle of a call is refused."""
-
-    @functools.wraps(method)
-    def call(self: Session, *args: Any, **options: Any) -> Any:
-        if not self._lock.acquire(blocking=False):
-            raise ConcurrentUseError(
-                f"session.{method.__name__}() was called while another thread is using the session. A session belongs "
-                "to one thread at a time: open one for each, dbm.open_session(engine)."
-            )
-        try:
-            return method(self, *args, **options)
-        finally:
-            self._lock.release()
-
-    return call  # type: ignore[return-value]
 
 
 class Session:
@@ -69,20 +46,22 @@ class Session:
         if not isinstance(engine, Engine):
             raise ArgumentError(f"A session takes an engine, as dbm.connect(config) gives, not {engine!r}.")
         self.engine = engine
-        self.autoflush = autoflush
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         this = weakref.ref(self)
-        self._database = engine.private(lambda query: this()._run(query))  # type: ignore[union-attr]
-        self._unit = UnitOfWork(self, self._database)
-        self._transaction = Transaction(self._database, self._unit)
+        database = engine.private(lambda query: this()._execution.run(query))  # type: ignore[union-attr]
+        self._unit = UnitOfWork(self, database)
+        self._transaction = Transaction(database, self._unit)
+        self._execution = Execution(database, self._unit, self._transaction, self.lock, autoflush)
 
     def __repr__(self) -> str:
         unit = self._unit
-        return f"<Session of {self.engine!r}: {len(unit.new)} new, {len(self.dirty)} dirty, {len(unit.deleted)} deleted>"
+        return (
+            f"<Session of {self.engine!r}: {len(unit.new)} new, {len(self.dirty)} dirty, {len(unit.deleted)} deleted>"
+        )
 
     # Objects
 
-    @_exclusive
+    @exclusive
     def add(self, instance: ModelRoot) -> None:
         """Put an object into the session; a flush inserts its row. The objects that it refers to come along.
 
@@ -102,7 +81,7 @@ class Session:
         for instance in instances:
             self.add(instance)
 
-    @_exclusive
+    @exclusive
     def delete(self, instance: ModelRoot) -> None:
         """Mark an object so that a flush deletes its row. A pending one is let go of, as it has no row.
 
@@ -119,18 +98,18 @@ class Session:
                 self._unit.register_persistent(instance)
             self._unit.register_deleted(instance)
 
-    @_exclusive
+    @exclusive
     def expunge(self, instance: ModelRoot) -> None:
         """Let go of an object: it is detached then, or transient if it was pending."""
         self._refuse_strangers(instance)
         self._unit.expunge(instance)
 
-    @_exclusive
+    @exclusive
     def expunge_all(self) -> None:
         """Let go of all objects, unsaved changes included."""
         self._unit.expunge_all()
 
-    @_exclusive
+    @exclusive
     def merge(self, instance: M, load: bool = True) -> M:
         """Copy the values that are set on an object to the session's own object of its row, and return that one.
 
@@ -141,9 +120,9 @@ class Session:
         self._refuse_unmapped(instance)
         if session_of(instance) is self:
             return instance
-        return merging.merge(self, instance, load)  # type: ignore[no-any-return]
+        return merging.merge(self._execution, instance, load)  # type: ignore[no-any-return]
 
-    @_exclusive
+    @exclusive
     def refresh(self, instance: ModelRoot, discard: bool = False, with_for_update: bool = False) -> None:
         """Read the row of an object now.
 
@@ -166,13 +145,13 @@ class Session:
         if self._unit.loader.by_key(mapper, key) is None:
             raise InvalidRequestError(f"{instance!r} can't be refreshed: its row is gone.")
 
-    @_exclusive
+    @exclusive
     def expire(self, instance: ModelRoot) -> None:
         """Let `get` read the row of an object again. Its attributes stay as they are until then."""
         self._refuse_strangers(instance)
         instance._epoch = -1
 
-    @_exclusive
+    @exclusive
     def expire_all(self) -> None:
         """Let `get` read each row again. Attributes stay as they are until then."""
         self._unit.loader.epoch += 1
@@ -228,7 +207,7 @@ class Session:
 
     # Transactions
 
-    @_exclusive
+    @exclusive
     def flush(self) -> None:
         """Write all changes, in one transaction that a commit ends.
 
@@ -238,30 +217,32 @@ class Session:
         self._transaction.check()
         self._transaction.flush()
 
-    @_exclusive
+    @exclusive
     def commit(self) -> None:
         """Write all changes and make them durable."""
         self._transaction.check()
         self._transaction.commit()
 
-    @_exclusive
+    @exclusive
     def rollback(self) -> None:
         """Undo what was not committed, on the objects too: they have their former values, without SQL."""
         self._transaction.rollback()
 
-    @_exclusive
+    @exclusive
     def begin(self) -> RootTransaction:
         """Begin a transaction now, and return it. `with session.begin():` commits, or rolls back on an error.
 
         Raises `InvalidRequestError` when there is one.
         """
         if self._transaction.scopes:
-            raise InvalidRequestError("A transaction is already begun on this session. Commit it or roll it back first.")
+            raise InvalidRequestError(
+                "A transaction is already begun on this session. Commit it or roll it back first."
+            )
         self._transaction.begin()
         self._unit.loader.epoch += 1
         return RootTransaction(self._transaction)
 
-    @_exclusive
+    @exclusive
     def begin_nested(self) -> NestedTransaction:
         """Write all changes, set a savepoint, and return it. In a `with` statement an error rolls back to it."""
         return self._transaction.begin_nested()
@@ -274,7 +255,7 @@ class Session:
         """Return whether a savepoint is open."""
         return len(self._transaction.scopes) > 1
 
-    @_exclusive
+    @exclusive
     def close(self) -> None:
         """Roll back what is open, let go of all objects, and give the connection back. The session can be used again.
 
@@ -316,31 +297,13 @@ class Session:
 
     # Reading
 
-    @_exclusive
     def get(self, model: type[M], key: Any, with_for_update: bool = False) -> M | None:
         """Return the object of a key, or None. A key of several columns is a tuple, or a dict by their names.
 
         It comes from the identity map, without SQL, if its row was read in this transaction or since the last commit
         or rollback; else the row is read. `with_for_update` reads it in a transaction, which it begins if need be.
         """
-        self._transaction.check()
-        mapper = self._mapper(model)
-        identity = mapper.identity(key) if key is not None else None
-        if identity is None:
-            return None
-        unit = self._unit
-        instance: Any = unit.identity_map.find(model, identity) or unit.pending_with(mapper, identity)
-        if instance is not None and not with_for_update:
-            if id(instance) in unit.deleted:
-                return None
-            if instance._epoch == unit.loader.epoch or id(instance) in unit.new:
-                return instance  # type: ignore[no-any-return]
-        if with_for_update:
-            self._transaction.begin()
-        found = unit.loader.by_key(mapper, identity)
-        if found is None and instance is not None and id(instance) not in unit.dirty and id(instance) not in unit.new:
-            unit.expunge(instance)
-        return None if id(found) in unit.deleted else found
+        return self._execution.get(model, key, with_for_update)  # type: ignore[no-any-return]
 
     def get_one(self, model: type[M], key: Any) -> M:
         """Return the object of a key. Raises `NoResultFound` when there is none."""
@@ -355,23 +318,19 @@ class Session:
         """
         return Query.of(self, *entities)
 
-    @_exclusive
+    @exclusive
     def execute(self, query: Any, params: Sequence[Any] | Mapping[str, Any] = ()) -> Any:
         """Run any Peewee query, or SQL with parameters, and return its `Result`: of a write, what Peewee returns.
 
         Selects of models give the session's objects, SQL gives named rows. Writing begins a transaction.
         """
         if isinstance(query, str):
-            cursor = self._run_sql(query, params)
-            rows = peewee.NamedTupleCursorWrapper(cursor) if cursor.description else []
-            result: Result[Any] = Result(list(rows))
-            result.rowcount = cursor.rowcount
-            return result
+            return self._execution.run_sql(query, params)
         if isinstance(query, Query):
             return Result(query.all())
-        if not isinstance(query, peewee.BaseQuery):  # type: ignore[attr-defined]
+        if not isinstance(query, peewee.BaseQuery):
             raise ArgumentError(f"execute() takes a Peewee query or SQL, not {query!r}.")
-        found = query.clone().execute(self._database)
+        found = query.clone().execute(self._execution.database)
         if isinstance(found, Result) or not isinstance(found, peewee.CursorWrapper):
             return found
         return Result(list(found))
@@ -385,6 +344,15 @@ class Session:
         return _result(self.execute(query, params)).scalar()
 
     @property
+    def autoflush(self) -> bool:
+        """Whether queries write pending changes first."""
+        return self._execution.autoflush
+
+    @autoflush.setter
+    def autoflush(self, on: bool) -> None:
+        self._execution.autoflush = on
+
+    @property
     @contextmanager
     def no_autoflush(self) -> Iterator[Session]:
         """`with session.no_autoflush:` lets queries run without writing pending changes first."""
@@ -393,108 +361,6 @@ class Session:
             yield self
         finally:
             self.autoflush = before
-
-    # What queries and objects ask of their session
-
-    @_exclusive
-    def _run(self, query: Any) -> BufferedCursor:
-        """Run a Peewee query on the session's connection."""
-        self._before_query()
-        if isinstance(query, peewee._WriteQuery):  # type: ignore[attr-defined]
-            self._transaction.begin()
-            return bulk.write(self, query)
-        sql, params = self._database.parse(query)
-        if isinstance(query, peewee.RawQuery) and not _READS.match(sql):
-            self._transaction.begin()
-        cursor = self._database.fetch(sql, params)
-        cursor.load = self._unit.loader.load_query
-        return cursor
-
-    def _run_sql(self, sql: str, params: Any) -> BufferedCursor:
-        self._before_query()
-        if not _READS.match(sql):
-            self._transaction.begin()
-        return self._database.fetch(sql, params)
-
-    @_exclusive
-    def _run_simple(self, query: Query[Any]) -> Result[Any] | None:
-        """Run a query that only has filter_by and a limit by SQL that is kept for its shape; None for another one."""
-        if not query.is_simple():
-            return None
-        self._before_query()
-        loader = self._unit.loader
-        mapper = loader.mapper(query.model)
-        return Result(loader.by_values(mapper, query._criteria, query._limit), mapper.model.__name__)
-
-    def _stream(self, query: Query[Any], size: int) -> Iterator[Any]:
-        """Go through the rows of a query, `size` at a time, on a connection that is held meanwhile."""
-        self._lock_once(self._before_query)
-        sql, params = self._database.parse(query)
-        owner = self._unit.owner
-        reader = self._database if self._transaction.scopes else self.engine.private(self._run)
-        if reader is not self._database:
-            reader.acquire()
-        try:
-            cursor = reader._execute_cursor(sql, params)
-            while rows := cursor.fetchmany(size):
-                if self._unit.owner is not owner:
-                    raise ResourceClosedError("The session was closed, or let go of its objects, during the iteration.")
-                part = BufferedCursor(rows, cursor.description)
-                part.load = self._unit.loader.load_query
-                yield from self._lock_once(lambda: list(query._get_cursor_wrapper(part)))
-            cursor.close()
-        finally:
-            if reader is not self._database:
-                reader.release()
-
-    @_exclusive
-    def _lock_once(self, call: Callable[[], Any]) -> Any:
-        return call()
-
-    @_exclusive
-    def _update(self, query: Query[Any], values: Mapping[Any, Any], synchronize: Any) -> int:
-        return bulk.update(self, query, values, synchronize)
-
-    @_exclusive
-    def _delete(self, query: Query[Any], synchronize: Any) -> int:
-        return bulk.delete(self, query, synchronize)
-
-    @_exclusive
-    def _related(self, instance: Any, field: Any, key: Any) -> Any:
-        """Return the object that a foreign key refers to: from the map, else read now."""
-        self._transaction.check()
-        mapper, target = self._mapper(field.rel_model), field.rel_field.name
-        loader = self._unit.loader
-        if mapper.key_names == (target,):
-            identity = mapper.identity(key)
-            found = self._unit.identity_map.find(mapper.model, identity) or loader.by_key(mapper, identity)
-        else:
-            found = next(iter(loader.by_values(mapper, [(target, key)], 1)), None)
-        if found is not None:
-            instance.__rel__[field.name] = found
-        return found
-
-    def _referring(self, instance: Any, field: Any) -> Query[Any]:
-        """Return the query for the objects that refer to one."""
-        return self.query(field.model).where(field == instance)
-
-    def _before_query(self) -> None:
-        self._transaction.check()
-        if not self.autoflush or not (self._unit.new or self._unit.dirty or self._unit.deleted):
-            return
-        try:
-            self._transaction.flush()
-        except (peewee.PeeweeException, InvalidRequestError) as error:
-            error.args = (
-                f"{error} (raised by a flush that a query began: to query before the changes are complete, use "
-                "`with session.no_autoflush:`)",
-            )
-            raise
-
-    def _mapper(self, model: Any) -> Any:
-        if not isinstance(model, type) or not issubclass(model, ModelRoot):
-            raise ArgumentError(f"{model!r} is no model; give a class that inherits from dbm.Base.")
-        return self._unit.loader.mapper(model)
 
     def _refuse_unmapped(self, instance: Any) -> None:
         if isinstance(instance, ModelRoot):

@@ -47,7 +47,7 @@ _IMMUTABLE = frozenset((str, int, float, bool, bytes, type(None), tuple, frozens
 class Owner:
     """The session that objects belong to. They share one, so that a session lets go of them all in one step."""
 
-    __slots__ = ("session", "__weakref__")
+    __slots__ = ("__weakref__", "session")
 
     def __init__(self, session: Any) -> None:
         self.session = weakref.ref(session)
@@ -191,7 +191,7 @@ class ForeignKeyAccessor(_Tracked, peewee.ForeignKeyAccessor):
         session = session_of(instance)
         if session is None:
             raise _without_session(instance, self.name, f"its key can be read as {self.field.object_id_name!r}")
-        return session._related(instance, self.field, key)
+        return session._execution.related(instance, self.field, key)
 
     def __set__(self, instance: Any, value: Any) -> None:
         name, related = self.name, instance.__rel__
@@ -223,12 +223,12 @@ class BackrefAccessor(peewee.BackrefAccessor):
         session = session_of(instance)
         if session is None:
             raise _without_session(instance, self.field.backref, "or query the objects themselves")
-        return session._referring(instance, self.field)
+        return session.query(self.field.model).where(self.field == instance)
 
 
 def accessor_for(field: peewee.Field[Any]) -> type[peewee.FieldAccessor]:
     """Return the class of the accessor that tracks a field."""
-    own = field.accessor_class
+    own: type[peewee.FieldAccessor] = field.accessor_class
     if issubclass(own, (_Tracked, _OtherAccessor)):
         return own
     if own is peewee.ForeignKeyAccessor:

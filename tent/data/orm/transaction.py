@@ -9,6 +9,7 @@ import peewee
 
 from .engine import Engine
 from .errors import InvalidRequestError, ResourceClosedError, StaleDataError
+from .flush import write
 from .persister import Persister
 from .unit_of_work import Step, UnitOfWork
 
@@ -67,7 +68,7 @@ class Transaction:
         try:
             if savepoint is not None:
                 savepoint.__enter__()
-            self.unit.write(plan, persister)
+            write(plan, persister)
             if savepoint is not None:
                 savepoint.commit(begin=False)
         except BaseException as error:
@@ -86,7 +87,7 @@ class Transaction:
             return
         root = self.scopes[0].context
         try:
-            if isinstance(root, peewee._savepoint):  # type: ignore[attr-defined]
+            if isinstance(root, peewee._savepoint):
                 root.commit(begin=False)
             else:
                 self.database.commit()
@@ -156,7 +157,7 @@ class Transaction:
         try:
             if self.scopes and not self.database.is_closed():
                 root = self.scopes[0].context
-                if isinstance(root, peewee._savepoint):  # type: ignore[attr-defined]
+                if isinstance(root, peewee._savepoint):
                     _undo_savepoint(root)
                 else:
                     self.database.rollback()
@@ -266,7 +267,7 @@ class NestedTransaction(_Handle):
         self._scope = scope
 
     @property
-    def is_closed(self) -> bool:  # type: ignore[override]
+    def is_closed(self) -> bool:
         return self._scope not in self._transaction.scopes
 
     @is_closed.setter

@@ -1,7 +1,7 @@
 """The unit of work: what is new, dirty and deleted in a session, and how it is written.
 
-A flush goes one way: `plan` looks at the objects and changes nothing, `write` runs the statements, `settle` makes the
-objects agree with the rows, and returns the log by which a rollback takes it all back.
+A flush goes one way: `plan` looks at the objects and changes nothing, `flush.write` runs the statements, `settle` makes
+the objects agree with the rows, and returns the log by which a rollback takes it all back.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from typing import Any
 import peewee
 
 from . import conflicts
-from .commit_order import CycleError, Edge, components, levels
 from .conflicts import Plan
 from .engine import Engine
-from .errors import CircularDependencyError, FlushError, InvalidRequestError
+from .errors import FlushError, InvalidRequestError
 from .identity import IdentityMap
 from .loading import Loader
 from .mapper import Mapper
@@ -35,7 +34,7 @@ class Step:
     `undo(keep)` gives the object its former values back; with `keep` the changes stay on it, yet to be flushed again.
     """
 
-    __slots__ = ("instance", "undo", "inserted")
+    __slots__ = ("inserted", "instance", "undo")
 
     def __init__(self, instance: Any, undo: Callable[[bool], None], inserted: bool = False) -> None:
         self.instance = instance
@@ -218,107 +217,6 @@ class UnitOfWork:
                     "Change that one, or use session.merge(obj)."
                 )
 
-    # Writing
-
-    def write(self, plan: Plan, persister: Persister) -> None:
-        """Run the statements of a plan, in an order that foreign keys and unique values allow."""
-        for change, name, value in plan.vacated:
-            persister.put(change.mapper, change.key, name, value)
-            if name in change.mapper.key_names:
-                change.key = _with_part(change, name, value)
-        self._delete(persister, plan.early_deletes)
-        for level in plan.early_updates:
-            persister.update(level)
-        self._insert(persister, plan.new)
-        for level in plan.updates:
-            persister.update(level)
-        # Deletions come last: until then, what refers to the rows may have been moved to others.
-        self._delete(persister, plan.deletes)
-
-    def _insert(self, persister: Persister, new: Sequence[tuple[Mapper, Any]]) -> None:
-        by_model: dict[Any, list[Any]] = {}
-        mappers = {mapper.model: mapper for mapper, _ in new}
-        for mapper, instance in new:
-            by_model.setdefault(mapper.model, []).append(instance)
-        for group in _in_order(list(mappers), mappers):
-            instances = [instance for model in group for instance in by_model[model]]
-            if len(group) == 1 and not _refers_to(mappers[group[0]], group):
-                persister.insert(mappers[group[0]], instances, frozenset())
-            else:
-                self._insert_rows_in_order(persister, group, mappers, instances)
-
-    def _insert_rows_in_order(
-        self, persister: Persister, group: Sequence[Any], mappers: dict[Any, Mapper], instances: list[Any]
-    ) -> None:
-        """Insert rows of tables that refer to each other, or to themselves, each after those that it refers to."""
-        by_id = {id(instance): instance for instance in instances}
-        edges, fields = _edges(instances, mappers, lambda i, name: i.__data__.get(name))
-        ordered, broken = self._levels(by_id, edges, fields)
-        postponed = frozenset((edge.node, name) for edge in broken for name in fields[edge.node, edge.needs])
-        hidden = [(by_id[number], name) for number, name in postponed]
-        kept = [(instance, name, instance.__data__.get(name)) for instance, name in hidden]
-        for instance, name, value in kept:
-            if value is not None:
-                persister.fill(instance, name, None)
-        for level in ordered:
-            for model in group:
-                rows = [by_id[number] for number in level if type(by_id[number]) is model]
-                if rows:
-                    persister.insert(mappers[model], rows, postponed)
-        extra: dict[int, list[str]] = {}
-        for instance, name, value in kept:
-            if value is not None:
-                persister.fill(instance, name, value)
-            extra.setdefault(id(instance), []).append(name)
-        changes = [_extra_update(by_id[number], mappers, names) for number, names in extra.items()]
-        if changes:
-            persister.update(changes)
-
-    def _levels(
-        self, by_id: Books, edges: Sequence[Edge[int]], fields: dict[tuple[int, int], list[str]]
-    ) -> tuple[list[list[int]], list[Edge[int]]]:
-        try:
-            return levels(by_id, edges)
-        except CycleError as error:
-            numbers: list[Any] = list(error.cycle)
-            links = [
-                f"{by_id[a]!r} needs {by_id[b]!r} for its {' and '.join(fields[a, b])}"
-                for a, b in zip(numbers, numbers[1:])
-            ]
-            raise CircularDependencyError(
-                f"Rows need each other before they can be written: {'; '.join(links)}. Let one of these foreign keys "
-                "be null (null=True), or set it later.",
-                [by_id[number] for number in numbers],
-            ) from None
-
-    def _delete(self, persister: Persister, deletes: Sequence[Change]) -> None:
-        by_model: dict[Any, list[Change]] = {}
-        for change in deletes:
-            by_model.setdefault(change.mapper.model, []).append(change)
-        mappers = {change.mapper.model: change.mapper for change in deletes}
-        for group in reversed(_in_order(list(by_model), mappers)):
-            changes = [change for model in group for change in by_model[model]]
-            if len(group) == 1 and not _refers_to(mappers[group[0]], group):
-                persister.delete(mappers[group[0]], changes)
-            else:
-                self._delete_rows_in_order(persister, mappers, changes)
-
-    def _delete_rows_in_order(self, persister: Persister, mappers: dict[Any, Mapper], changes: list[Change]) -> None:
-        """Delete rows of tables that refer to each other, or to themselves, each after those that refer to it."""
-        by_id = {id(change.instance): change for change in changes}
-        instances: Books = {number: change.instance for number, change in by_id.items()}
-        edges, fields = _edges(list(instances.values()), mappers, committed_value)
-        edges = [edge for edge in edges if edge.node != edge.needs]
-        ordered, broken = self._levels(instances, edges, fields)
-        for edge in broken:
-            for name in fields[edge.node, edge.needs]:
-                persister.put(by_id[edge.node].mapper, by_id[edge.node].key, name, None)
-        for level in reversed(ordered):
-            for mapper in mappers.values():
-                rows = [by_id[number] for number in level if by_id[number].mapper is mapper]
-                if rows:
-                    persister.delete(mapper, rows)
-
     # Settling: the objects agree with their rows
 
     def settle(self, plan: Plan, persister: Persister) -> list[Step]:
@@ -334,7 +232,9 @@ class UnitOfWork:
         for change in itertools.chain(*plan.early_updates, *plan.updates):
             if id(change) not in switched:
                 former = {name: old for name, old, _ in reversed(filled.get(id(change.instance), []))}
-                former.update((n, change.instance._committed[n]) for n in change.names if n in change.instance._committed)
+                former.update(
+                    (n, change.instance._committed[n]) for n in change.names if n in change.instance._committed
+                )
                 log.append(self.settle_updated(change.instance, change.mapper, former))
         for mapper, instance in plan.new:
             log.append(self._settle_new(instance, mapper, filled.get(id(instance), [])))
@@ -478,65 +378,3 @@ def _restore(instance: Any, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         instance.__rel__.pop(name, None)
         _put(instance.__data__, name, value)
-
-
-def _in_order(models: list[Any], mappers: dict[Any, Mapper]) -> list[list[Any]]:
-    """Return models in groups, each after those that it refers to; models that refer to each other share one."""
-    if len(models) == 1:
-        return [models]
-    wanted = set(models)
-    edges = [
-        Edge(model, field.rel_model)
-        for model in models
-        for field in mappers[model].foreign_keys
-        if field.rel_model in wanted and field.rel_model is not model
-    ]
-    return components(models, edges)
-
-
-def _refers_to(mapper: Mapper, models: Sequence[Any]) -> bool:
-    return any(field.rel_model in models for field in mapper.foreign_keys)
-
-
-def _edges(
-    instances: Sequence[Any], mappers: dict[Any, Mapper], value_of: Callable[[Any, str], Any]
-) -> tuple[list[Edge[int]], dict[tuple[int, int], list[str]]]:
-    """Return which of the objects refers to which, by `id`, and through which fields."""
-    targets = {
-        (field.rel_model, field.rel_field.name)
-        for mapper in mappers.values()
-        for field in mapper.foreign_keys
-        if field.rel_model in mappers
-    }
-    by_value = {
-        (model, name, value_of(instance, name)): instance
-        for model, name in targets
-        for instance in instances
-        if type(instance) is model and value_of(instance, name) is not None
-    }
-    present = set(map(id, instances))
-    edges, fields = [], {}
-    for instance in instances:
-        for field in mappers[type(instance)].foreign_keys:
-            related = instance.__rel__.get(field.name) if value_of is not committed_value else None
-            if related is None or id(related) not in present:
-                related = by_value.get((field.rel_model, field.rel_field.name, value_of(instance, field.name)))
-            if related is None:
-                continue
-            itself_with_key = related is instance and value_of(instance, field.rel_field.name) is not None
-            if not itself_with_key:
-                edges.append(Edge(id(instance), id(related), optional=field.null))
-                fields.setdefault((id(instance), id(related)), []).append(field.name)
-    return edges, fields
-
-
-def _extra_update(instance: Any, mappers: dict[Any, Mapper], names: Sequence[str]) -> Change:
-    mapper = mappers[type(instance)]
-    return Change(instance, mapper, sorted(names), mapper.identity(mapper.key_of(instance.__data__)))
-
-
-def _with_part(change: Change, name: str, value: Any) -> Any:
-    """Return the key of a change with another value for one of its columns."""
-    if len(change.mapper.key_names) == 1:
-        return value
-    return tuple(value if n == name else part for n, part in zip(change.mapper.key_names, change.key))

@@ -1,0 +1,162 @@
+"""Running queries in a session: what is pending is written first, and rows become the session's objects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import peewee
+
+from . import bulk
+from .engine import BufferedCursor, Engine
+from .errors import ArgumentError, InvalidRequestError, ResourceClosedError
+from .guard import exclusive
+from .model import ModelRoot
+from .query import Query, Result
+from .transaction import Transaction
+from .unit_of_work import UnitOfWork
+
+_READS = re.compile(r"\s*(select|values|explain|pragma)\b", re.IGNORECASE)
+
+
+class Execution:
+    """Runs the queries of a session. Its own queries ask for it, and objects whose relations are followed."""
+
+    def __init__(
+        self, database: Engine, unit: UnitOfWork, transaction: Transaction, lock: Any, autoflush: bool
+    ) -> None:
+        self.database = database
+        self.unit = unit
+        self.transaction = transaction
+        self.lock = lock
+        self.autoflush = autoflush
+
+    def prepare(self) -> None:
+        """Write what is pending, so that a query finds it."""
+        self.transaction.check()
+        if not self.autoflush or not (self.unit.new or self.unit.dirty or self.unit.deleted):
+            return
+        try:
+            self.transaction.flush()
+        except (peewee.PeeweeException, InvalidRequestError) as error:
+            error.args = (
+                f"{error} (raised by a flush that a query began: to query before the changes are complete, use "
+                "`with session.no_autoflush:`)",
+            )
+            raise
+
+    @exclusive
+    def run(self, query: Any) -> BufferedCursor:
+        """Run a Peewee query. Writing begins a transaction."""
+        self.prepare()
+        if isinstance(query, peewee._WriteQuery):
+            self.transaction.begin()
+            return bulk.write(self.transaction, query)
+        sql, params = self.database.parse(query)
+        return self._fetch(sql, params)
+
+    @exclusive
+    def run_sql(self, sql: str, params: Sequence[Any] | Mapping[str, Any]) -> Result[Any]:
+        """Run SQL and return its rows as named tuples. What may write begins a transaction."""
+        self.prepare()
+        cursor = self._fetch(sql, params)
+        rows: Any = peewee.NamedTupleCursorWrapper(cursor) if cursor.description else []
+        result: Result[Any] = Result(list(rows))
+        result.rowcount = cursor.rowcount
+        return result
+
+    @exclusive
+    def run_simple(self, query: Query[Any]) -> Result[Any] | None:
+        """Run a query that only has filter_by and a limit by SQL that is kept for its shape; None for another one."""
+        if not query.is_simple():
+            return None
+        self.prepare()
+        loader = self.unit.loader
+        mapper = loader.mapper(query.model)
+        return Result(loader.by_values(mapper, query._criteria, query._limit), mapper.model.__name__)
+
+    def stream(self, query: Query[Any], size: int) -> Iterator[Any]:
+        """Go through the rows of a query, `size` at a time, on a connection that is held meanwhile."""
+        self._once(self.prepare)
+        sql, params = self.database.parse(query)
+        owner = self.unit.owner
+        assert self.database.origin is not None
+        reader = self.database if self.transaction.scopes else self.database.origin.private()
+        reader.acquire()
+        try:
+            cursor = reader._execute_cursor(sql, params)
+            while rows := cursor.fetchmany(size):
+                if self.unit.owner is not owner:
+                    raise ResourceClosedError("The session was closed, or let go of its objects, during the iteration.")
+                part = BufferedCursor(rows, cursor.description)
+                part.load = self.unit.loader.load_query
+                yield from self._once(lambda: list(query._get_cursor_wrapper(part)))
+            cursor.close()
+        finally:
+            if reader is not self.database:
+                reader.release()
+
+    @exclusive
+    def update(self, query: Query[Any], values: Mapping[Any, Any], synchronize: Any) -> int:
+        self.transaction.check()
+        return bulk.update(self.transaction, query, values, synchronize)
+
+    @exclusive
+    def delete(self, query: Query[Any], synchronize: Any) -> int:
+        self.transaction.check()
+        return bulk.delete(self.transaction, query, synchronize)
+
+    @exclusive
+    def get(self, model: Any, key: Any, with_for_update: bool = False) -> Any:
+        """Return the object of a key; see `Session.get`."""
+        self.transaction.check()
+        mapper = self.mapper(model)
+        identity = mapper.identity(key) if key is not None else None
+        if identity is None:
+            return None
+        unit = self.unit
+        instance = unit.identity_map.find(model, identity) or unit.pending_with(mapper, identity)
+        if instance is not None and not with_for_update:
+            if id(instance) in unit.deleted:
+                return None
+            if instance._epoch == unit.loader.epoch or id(instance) in unit.new:
+                return instance
+        if with_for_update:
+            self.transaction.begin()
+        found = unit.loader.by_key(mapper, identity)
+        if found is None and instance is not None and id(instance) not in unit.dirty and id(instance) not in unit.new:
+            unit.expunge(instance)
+        return None if id(found) in unit.deleted else found
+
+    @exclusive
+    def related(self, instance: Any, field: Any, key: Any) -> Any:
+        """Return the object that a foreign key refers to: from the map, else read now."""
+        self.transaction.check()
+        mapper, target = self.mapper(field.rel_model), field.rel_field.name
+        loader = self.unit.loader
+        if mapper.key_names == (target,):
+            identity = mapper.identity(key)
+            found = self.unit.identity_map.find(mapper.model, identity) or loader.by_key(mapper, identity)
+        else:
+            found = next(iter(loader.by_values(mapper, [(target, key)], 1)), None)
+        if found is not None:
+            instance.__rel__[field.name] = found
+        return found
+
+    def mapper(self, model: Any) -> Any:
+        """Return the mapper of a model. Raises `ArgumentError` for what is none."""
+        if not isinstance(model, type) or not issubclass(model, ModelRoot):
+            raise ArgumentError(f"{model!r} is no model; give a class that inherits from dbm.Base.")
+        return self.unit.loader.mapper(model)
+
+    def _fetch(self, sql: str, params: Any) -> BufferedCursor:
+        if not _READS.match(sql):
+            self.transaction.begin()
+        cursor = self.database.fetch(sql, params)
+        cursor.load = self.unit.loader.load_query
+        return cursor
+
+    @exclusive
+    def _once(self, call: Callable[[], Any]) -> Any:
+        return call()
