@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from .errors import DBConfigurationException
 
@@ -54,8 +54,14 @@ def masked(config: Any) -> Any:
     if isinstance(config, str):
         return _URL_PASSWORD.sub(rf"\1{MASK}\3", re.sub(r"(?i)((?:pass\w*|secret|token)=)[^&]*", rf"\1{MASK}", config))
     if isinstance(config, Mapping):
-        return {key: MASK if _SECRET.search(str(key)) else masked(value) for key, value in config.items()}
+        return {key: masked(value) if _is_open(key, config) else MASK for key, value in config.items()}
     return config
+
+
+def _is_open(key: Any, config: Mapping[Any, Any]) -> bool:
+    """Tell whether the value of a key can be shown: it is no secret, nor perhaps a misspelt one."""
+    known = "driver" not in config or key == "driver" or any(key in keys for keys in DRIVERS.values())
+    return known and not _SECRET.search(str(key))
 
 
 def _as_mapping(config: Any) -> Mapping[Any, Any]:
@@ -76,16 +82,20 @@ def _from_url(url: str) -> Mapping[str, Any]:
     scheme, separator, rest = url.partition("://")
     if not separator:
         _refuse(url, f"{masked(url)!r} is no database URL. A URL looks like 'sqlite:///tent.db'.")
+    if scheme not in DRIVERS:
+        return {"driver": scheme}
+    try:
+        parts, arguments = urlsplit(url), db_url.parse(url)
+    except ValueError as problem:
+        _refuse(url, f"{masked(url)!r} can't be read as a URL: {problem}.")
+    if parts.fragment or {"driver", "path", "database"} & dict(parse_qsl(parts.query)).keys():
+        _refuse(url, f"{masked(url)!r} says the path in two ways. A '#' or '?' in a path is written '%23' or '%3F'.")
     if rest and not rest.startswith("/"):
         _refuse(
             url,
             f"{masked(url)!r} has a host, and SQLite has none: a path takes three slashes ('sqlite:///tent.db'), "
             "an absolute one four ('sqlite:////home/user/tent.db').",
         )
-    try:
-        arguments = db_url.parse(url)
-    except ValueError as problem:
-        _refuse(url, f"{masked(url)!r} can't be read as a URL: {problem}.")
     path = unquote(arguments.pop("database"))
     pragmas = {key[7:]: arguments.pop(key) for key in list(arguments) if key.startswith("pragma_")}
     return {"driver": scheme, "path": path, **arguments, **({"pragmas": pragmas} if pragmas else {})}
@@ -116,8 +126,8 @@ def _path(value: Any) -> str:
     if not isinstance(value, (str, os.PathLike)):
         raise ValueError(f"'path' must be a string or a path, not {_article(type(value).__name__)}.")
     path = os.fsdecode(value)
-    if "\0" in path:
-        raise ValueError(f"'path' has a NUL character, which no file name can have: {path!r}.")
+    if "\0" in path or path != path.encode(errors="ignore").decode():
+        raise ValueError(f"'path' has a character that no path can have, a NUL or half a surrogate pair: {path!r}.")
     if path == ":memory:":
         return path
     path = os.path.abspath(path)

@@ -8,7 +8,7 @@ what frees a value goes first, and where two rows wait for each other, one is fi
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import peewee
@@ -24,7 +24,7 @@ Slot = tuple[Any, tuple[str, ...], tuple[Any, ...]]
 class Plan:
     """What one flush writes, in the order of its fields."""
 
-    def __init__(self, new: list[tuple[Mapper, Any]], updates: list[Change], deletes: list[Change]) -> None:
+    def __init__(self, new: dict[Mapper, list[Any]], updates: list[Change], deletes: list[Change]) -> None:
         self.vacated: list[tuple[Change, str, Any]] = []
         self.early_deletes: list[Change] = []
         self.early_updates: list[list[Change]] = []
@@ -32,6 +32,10 @@ class Plan:
         self.updates: list[list[Change]] = [updates] if updates else []
         self.deletes = deletes
         self.switched: list[tuple[Any, Change]] = []  # new objects that take over the row of a deleted one
+
+    def inserts(self) -> Iterator[tuple[Mapper, Any]]:
+        """Go through the new objects, with their mappers."""
+        return ((mapper, instance) for mapper, instances in self.new.items() for instance in instances)
 
     def __bool__(self) -> bool:
         return bool(self.new or self.updates or self.early_updates or self.deletes or self.early_deletes)
@@ -45,12 +49,11 @@ def resolve(plan: Plan) -> None:
         return
     _switch_rows(plan, freed)
     changes = [change for level in plan.updates for change in level]
-    takers = [(mapper, instance) for mapper, instance in plan.new]
     early: dict[int, Change] = {}
     edges: list[Edge[int]] = []
     slots: dict[tuple[int, int], Slot] = {}
     by_id = {id(change): change for change in changes}
-    for mapper, instance in takers:
+    for mapper, instance in plan.inserts():
         for slot in _slots(mapper, mapper.unique, _values_of(instance)):
             if slot in freed:
                 early[id(freed[slot])] = freed[slot]
@@ -73,7 +76,7 @@ def _reorder(
 ) -> None:
     by_id = {id(change): change for change in changes}
     deleted = {id(change): change for change in plan.deletes}
-    pending = {id(instance) for _, instance in plan.new}
+    pending = {id(instance) for _, instance in plan.inserts()}
     # A row can't go, or change, before what depends on it: such a one keeps its place, and only gives up its value.
     stuck = {
         number
@@ -103,20 +106,19 @@ def _freed(deletes: Iterable[Change], updates: Iterable[Change]) -> dict[Slot, C
 
 def _switch_rows(plan: Plan, freed: dict[Slot, Change]) -> None:
     """A deleted row and a new one with the same key are one row: it is updated, as a whole."""
-    kept = []
-    for mapper, instance in plan.new:
+    for mapper, instance in list(plan.inserts()):
         slot = next(iter(_slots(mapper, mapper.unique[:1], _values_of(instance))), None)
         former = None if slot is None else freed.get(slot)
         if former is None or former not in plan.deletes:
-            kept.append((mapper, instance))
             continue
         plan.deletes.remove(former)
         names = [name for name in mapper.names if name not in mapper.key_names]
         change = Change(instance, mapper, names, former.key)
         change.version = former.version
         plan.switched.append((former.instance, change))
+        plan.new[mapper] = [other for other in plan.new[mapper] if other is not instance]
         plan.updates = [[change, *(plan.updates[0] if plan.updates else [])]]
-    plan.new = kept
+    plan.new = {mapper: instances for mapper, instances in plan.new.items() if instances}
 
 
 def _touched(change: Change) -> list[tuple[str, ...]]:

@@ -114,14 +114,17 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
         if self._state.closed:
             shared = self.origin._state
             if shared.closed or not shared.transactions:
-                self.connect()
+                with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+                    self._state.set_connection(self._connect())
             else:
                 self._state = shared
 
     def release(self) -> None:
         """Give the twin's connection back."""
         if self._state is self._own_state:
-            self.close()
+            conn = self._state.conn
+            self._state.reset()
+            self._close(conn)
         else:
             self._state = self._own_state
 

@@ -30,13 +30,10 @@ def write(plan: Plan, persister: Persister) -> None:
     _delete(persister, plan.deletes)
 
 
-def _insert(persister: Persister, new: Sequence[tuple[Mapper, Any]]) -> None:
-    by_model: dict[Any, list[Any]] = {}
-    for mapper, instance in new:
-        by_model.setdefault(mapper.model, []).append(instance)
-    mappers = {mapper.model: mapper for mapper, _ in new}
+def _insert(persister: Persister, new: Mapping[Mapper, list[Any]]) -> None:
+    mappers = {mapper.model: mapper for mapper in new}
     for group in _in_order(mappers):
-        instances = [instance for model in group for instance in by_model[model]]
+        instances = [instance for model in group for instance in new[mappers[model]]]
         if _refer_to_each_other(group, mappers):
             _insert_rows_in_order(persister, {model: mappers[model] for model in group}, instances)
         else:

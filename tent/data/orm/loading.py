@@ -49,11 +49,11 @@ class Loader:
             key = mapper.key_of(data) if decode_key else key_in(row)
             found = known.get(key)
             instance = None if found is None else found()
-            if instance is None:
+            if instance is not None:
+                self.refresh(instance, data)
+            else:
                 instance = self._make(mapper.model, data)
                 known[key] = reference(instance)
-            else:
-                self.refresh(instance, data)
             objects.append(instance)
         return objects
 
@@ -69,6 +69,9 @@ class Loader:
     def refresh(self, instance: Any, data: dict[str, Any]) -> None:
         """Give an object the values of its row, except where it has unsaved changes."""
         current, committed, related = instance.__data__, instance._committed, instance.__rel__
+        instance._epoch = self.epoch
+        if current == data and not committed:
+            return
         for name in committed or ():
             if name in data:
                 committed[name] = data.pop(name)
@@ -81,7 +84,6 @@ class Loader:
             ):
                 value = current[name] if current[name] == value else value
             current[name] = value
-        instance._epoch = self.epoch
 
     def by_key(self, mapper: Mapper, key: Any, suffix: str = "") -> Any:
         """Return the object of the row with a key, read now, or None."""

@@ -102,7 +102,9 @@ class Mapper:
         self.decoders = [(column.name, column.decode) for column in self.columns if column.decode is not None]
         self.key_columns = [self.by_name[field.name] for field in meta.get_primary_keys()]
         self.key_names = tuple(column.name for column in self.key_columns)
+        self.plain_key = self._type_of_plain_keys()
         self.generated = self.key_names[0] if meta.auto_increment else None
+        self.names_but_generated = tuple(name for name in self.names if name != self.generated)
         self.optional = [c.name for c in self.columns if c.has_default or c.name == self.generated]
         self.foreign_keys = [field for field in meta.sorted_fields if isinstance(field, peewee.ForeignKeyField)]
         self.version = next((f.name for f in meta.sorted_fields if isinstance(f, VersionField)), None)
@@ -112,6 +114,11 @@ class Mapper:
         self.select_by_key = f"{self.select} WHERE {self.where_key}"
         self.key_in = operator.itemgetter(*(self.names.index(name) for name in self.key_names or self.names[:1]))
         self.statements: dict[Any, str] = {}
+
+    def _type_of_plain_keys(self) -> type | None:
+        """Return the type, int or str, that a key has when it needs no conversion; None when each key may need one."""
+        only = self.key_columns[0] if len(self.key_columns) == 1 else None
+        return only.native[0] if only is not None and only.native in ((int,), (str,)) and not only.decode else None
 
     def statement(self, shape: Any, compile: Callable[[], str]) -> str:
         """Return the SQL of a shape of statement, compiled once."""
@@ -133,6 +140,8 @@ class Mapper:
         A key of several columns is a tuple in their order, or a mapping of their names. Raises
         `InvalidRequestError` for a key of other parts, or one that can't be a key.
         """
+        if type(key) is self.plain_key:
+            return key
         names = self.key_names
         if isinstance(key, dict):
             if set(key) != set(names):
@@ -147,6 +156,8 @@ class Mapper:
 
     def key_params(self, key: Any) -> list[Any]:
         """Return the parameters of `where_key` for a key."""
+        if type(key) is self.plain_key:
+            return [key]
         parts = key if len(self.key_columns) > 1 else (key,)
         return [column.encoded_one(part) for column, part in zip(self.key_columns, parts)]
 

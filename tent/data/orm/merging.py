@@ -23,7 +23,9 @@ def merge(execution: Any, source: Any, load: bool) -> Any:
         target = mapper.model.__new__(mapper.model)
         target.__data__, target.__rel__, target._given = mapper.model._meta.get_default_dict(), {}, {}
         unit.register_new(target)
-    elif mapper.version and target.__data__.get(mapper.version) != source.__data__.get(mapper.version):
+    elif mapper.version in _names_set(source) and target.__data__.get(mapper.version) != source.__data__.get(
+        mapper.version
+    ):
         raise StaleDataError(
             f"{source!r} can't be merged: it has {mapper.version} {source.__data__.get(mapper.version)}, and its row "
             f"has {target.__data__.get(mapper.version)}.",

@@ -11,7 +11,7 @@ from peewee import make_snake_case  # type: ignore[attr-defined]
 
 from . import mutable, tracking
 from .errors import InvalidRequestError
-from .query import Raw, Select
+from .query import Alias, Raw, Select
 
 _Self = TypeVar("_Self", bound="ModelRoot")
 
@@ -136,6 +136,11 @@ class ModelRoot(peewee.Model):
         return Select(cls, fields or cls._meta.sorted_fields, is_default=not fields)
 
     @classmethod
+    def alias(cls, alias: str | None = None) -> Any:
+        """Return the model under another name, to have it in a query twice."""
+        return Alias(cls, alias)
+
+    @classmethod
     def raw(cls, sql: str, *params: Any) -> Any:
         """Return Peewee's raw query; a session that executes it gives its own objects."""
         return Raw(cls, sql, params)
@@ -152,9 +157,10 @@ class ModelRoot(peewee.Model):
             del self._committed[name]
 
     def __repr__(self) -> str:
-        key = {field.name: self.__data__.get(field.name) for field in self._meta.get_primary_keys()}  # type: ignore[no-untyped-call]
-        others = {name: value for name, value in self.__data__.items() if name not in key and value is not None}
-        shown = {**key, **dict(list(others.items())[:_SHOWN])}
+        data, keys = self.__data__, self._meta.get_primary_keys()  # type: ignore[no-untyped-call]
+        key = {field.name: data.get(field.name) for field in keys}
+        others = [name for name in self._meta.fields if name not in key and data.get(name) is not None]
+        shown = {**key, **{name: data[name] for name in others[:_SHOWN]}}
         return f"<{type(self).__name__} {' '.join(f'{name}={_short(value)}' for name, value in shown.items())}>"
 
     def __copy__(self: _Self) -> _Self:

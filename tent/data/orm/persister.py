@@ -119,9 +119,10 @@ class Persister:
         elif len(rows) > 1:
             by_key = {mapper.identity(tuple(row[: len(keys)])): row for row in rows}
             rows = [by_key[mapper.identity(tuple(i.__data__[name] for name in keys))] for i in instances]
-        for instance, row in zip(instances, rows):
-            for name, value in zip(returned, row[len(keys) :]):
-                self.fill(instance, name, mapper.by_name[name].decoded(value))
+        for place, name in enumerate(returned, len(keys)):
+            decoded = mapper.by_name[name].decoded
+            for instance, row in zip(instances, rows):
+                self.fill(instance, name, decoded(row[place]))
 
     # Updating
 
@@ -331,6 +332,10 @@ def _shapes(mapper: Mapper, instances: Sequence[Any]) -> dict[tuple[str, ...], l
     """Return new objects by the columns to write: all, except where the database makes the value."""
     if not mapper.optional:
         return {mapper.names: list(instances)}
+    if mapper.optional == [mapper.generated]:
+        given = [instance for instance in instances if instance.__data__.get(mapper.generated) is not None]
+        if not given:
+            return {mapper.names_but_generated: list(instances)}
     groups: dict[tuple[bool, ...], list[Any]] = {}
     for instance in instances:
         data = instance.__data__

@@ -53,7 +53,7 @@ class Result(peewee.CursorWrapper, Generic[T]):
 
     def scalars(self) -> list[Any]:
         """Return the first column of each row (of rows that are objects: the objects)."""
-        return [row[0] if isinstance(row, tuple) else row for row in self.row_cache]
+        return [_first(row) for row in self.row_cache]
 
     def scalar(self) -> Any:
         """Return the first column of the first row, or None when there is no row."""
@@ -64,18 +64,39 @@ class Result(peewee.CursorWrapper, Generic[T]):
         yield from self.row_cache
 
 
+def _first(row: Any) -> Any:
+    """Return the first column of a row, whatever its kind; of an object, the object."""
+    if isinstance(row, dict):
+        return next(iter(row.values()))
+    return row[0] if isinstance(row, tuple) else row
+
+
 class _LoadsObjects:
     """Executed in a session, a query on a model gives the session's objects; elsewhere, what Peewee gives."""
 
+    model: Any
+    _constructor: Any
+
+    def _get_cursor_wrapper(self, cursor: Any) -> Any:
+        if getattr(cursor, "load", None) is not None and self._constructor is self.model:
+            return cursor.load(self, cursor)  # objects() without a constructor: objects of the model
+        return super()._get_cursor_wrapper(cursor)  # type: ignore[misc]
+
     def _get_model_cursor_wrapper(self, cursor: Any) -> Any:
-        load = getattr(cursor, "load", None)
-        if load is not None:
-            return load(self, cursor)
+        if getattr(cursor, "load", None) is not None:
+            return cursor.load(self, cursor)
         return super()._get_model_cursor_wrapper(cursor)  # type: ignore[misc]
 
 
 class Select(_LoadsObjects, _ModelSelect):
     """A Peewee select on a model."""
+
+
+class Alias(peewee.ModelAlias):
+    """A model under another name in a query."""
+
+    def select(self, *selection: Any) -> Any:
+        return Select(self, selection or self.get_field_aliases())
 
 
 class Raw(_LoadsObjects, peewee.ModelRaw):
@@ -172,7 +193,7 @@ class Query(Select, Generic[T]):
 
     def order_by(self, *columns: Any) -> Query[T]:
         """Return the query with columns added to its order; `order_by(None)` clears the order."""
-        if not columns or columns == (None,):
+        if not columns or columns[0] is None:
             return super().order_by()
         self._refuse_after_limit("order_by")
         return super().order_by(*(self._order_by or ()), *columns)
@@ -190,6 +211,28 @@ class Query(Select, Generic[T]):
         query: Query[T] = self.clone()
         query._chunk = count
         return query
+
+    def prefetch(self, *subqueries: Any, **options: Any) -> Any:
+        """Run the query and others for what its objects refer to, as Peewee's `prefetch`: models or queries."""
+        bound = [(q.select() if is_entity(q) else q.clone()).bind(self._database) for q in subqueries]
+        return super().prefetch(*bound, **options)
+
+    def union_all(self, other: Any) -> Any:
+        return super().union_all(other).bind(self._database)
+
+    def union(self, other: Any) -> Any:
+        return super().union(other).bind(self._database)
+
+    def intersect(self, other: Any) -> Any:
+        return super().intersect(other).bind(self._database)
+
+    def except_(self, other: Any) -> Any:
+        return super().except_(other).bind(self._database)
+
+    __add__ = union_all  # type: ignore[assignment]
+    __or__ = union  # type: ignore[assignment]
+    __and__ = intersect  # type: ignore[assignment]
+    __sub__ = except_  # type: ignore[assignment]
 
     # Running
 
@@ -324,7 +367,8 @@ class Query(Select, Generic[T]):
             and not self._simple_distinct
             and self._for_update is None
             and (self._limit is None or isinstance(self._limit, int))
-            and self._from_list == [self.model]
+            and len(self._from_list) == 1
+            and self._from_list[0] is self.model
             and isinstance(self.model, type)
             and all(isinstance(v, peewee.Model) or not isinstance(v, peewee.Node) for _, v in self._criteria)
         )

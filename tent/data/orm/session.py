@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 import threading
 import warnings
@@ -337,11 +338,11 @@ class Session:
 
     def scalars(self, query: Any, params: Any = ()) -> Result[Any]:
         """Run a query and return the first column of each row; of a query for objects, the objects."""
-        return Result(_result(self.execute(query, params)).scalars())
+        return Result(_result(self.execute(_of_columns(query), params)).scalars())
 
     def scalar(self, query: Any, params: Any = ()) -> Any:
         """Run a query and return the first column of the first row, or None."""
-        return _result(self.execute(query, params)).scalar()
+        return _result(self.execute(_of_columns(query), params)).scalar()
 
     @property
     def autoflush(self) -> bool:
@@ -399,6 +400,15 @@ class _Anything:
 
 
 _ANYTHING = _Anything()
+
+
+def _of_columns(query: Any) -> Any:
+    """Return a select of some columns of a model as one that gives them, not objects that have just these."""
+    if not isinstance(query, peewee.ModelSelect) or isinstance(query, Query):
+        return query
+    whole = query.model._meta.sorted_fields
+    selected = [getattr(column, "field", column) for column in query.selected_columns]
+    return query if all(map(operator.is_, whole, selected)) and len(selected) >= len(whole) else query.tuples()
 
 
 def _result(found: Any) -> Result[Any]:

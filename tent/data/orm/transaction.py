@@ -138,7 +138,8 @@ class Transaction:
 
     def changed(self) -> dict[int, Any]:
         """Return the objects that were flushed and not committed, by `id`."""
-        return {id(step.instance): step.instance for scope in self.scopes for step in scope.log}
+        steps = (step for scope in self.scopes for step in scope.log)
+        return {id(instance): instance for step in steps for instance in step.instances}
 
     def _undo_flush(self, savepoint: Any) -> None:
         if savepoint is None:

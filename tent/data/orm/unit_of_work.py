@@ -25,19 +25,19 @@ from .persister import Change, Persister, committed_value
 from .tracking import CLEAN, DELETED, MISSING, Owner, changed_names, session_of
 
 Books = dict[int, Any]
-Filled = list[tuple[str, Any, Any]]
+Filled = list[tuple[Any, str, Any, Any]]  # object, name, the value before and the one that was filled in
 
 
 class Step:
-    """One object's part of a flush, and how to take it back.
+    """A part of a flush, of some objects, and how to take it back.
 
-    `undo(keep)` gives the object its former values back; with `keep` the changes stay on it, yet to be flushed again.
+    `undo(keep)` gives the objects their former values back; with `keep` the changes stay on them, yet to be flushed.
     """
 
-    __slots__ = ("inserted", "instance", "undo")
+    __slots__ = ("inserted", "instances", "undo")
 
-    def __init__(self, instance: Any, undo: Callable[[bool], None], inserted: bool = False) -> None:
-        self.instance = instance
+    def __init__(self, instances: Sequence[Any], undo: Callable[[bool], None], inserted: bool = False) -> None:
+        self.instances = instances
         self.undo = undo
         self.inserted = inserted
 
@@ -60,18 +60,21 @@ class UnitOfWork:
 
     def register_new(self, instance: Any) -> None:
         """Take in a transient object, and the transient objects that it refers to."""
-        waiting = [instance]
+        found, waiting = {}, [instance]
         while waiting:
-            found = waiting.pop()
-            if id(found) not in self.new:
-                self._adopt(found)
-                found._committed = None
-                if found._given is None:
-                    found._given = dict.fromkeys(found.__data__)
-                self.gone.pop(id(found), None)
-                self.new[id(found)] = found
-                self.register_key(found)
-                waiting.extend(self._reachable(found, found.__rel__))
+            one = waiting.pop()
+            if id(one) not in found:
+                self._refuse_owned_elsewhere(one)
+                found[id(one)] = one
+                if one.__rel__:
+                    waiting.extend(self._reachable(one, one.__rel__))
+        for one in found.values():
+            one._owner, one._committed = self.owner, None
+            if one._given is None:
+                one._given = dict.fromkeys(one.__data__)
+            self.gone.pop(id(one), None)
+            self.new[id(one)] = one
+            self.register_key(one)
 
     def register_key(self, instance: Any) -> None:
         """Let `get` find a new object by the key that it was given."""
@@ -97,8 +100,8 @@ class UnitOfWork:
                 f"{instance!r} can't be added: another object with its key is in the session. Use session.merge(obj), "
                 "which copies its values to that one."
             )
-        self._adopt(instance)
-        instance._epoch = -1
+        self._refuse_owned_elsewhere(instance)
+        instance._owner, instance._epoch = self.owner, -1
         self.identity_map.add(mapper.model, key, instance)
         if instance._committed:
             self.dirty[id(instance)] = instance
@@ -135,14 +138,13 @@ class UnitOfWork:
         self.owner = self.loader.owner = Owner(self.session())
         self.identity_map.clear()
 
-    def _adopt(self, instance: Any) -> None:
+    def _refuse_owned_elsewhere(self, instance: Any) -> None:
         session = session_of(instance)
         if session is not None and session is not self.session():
             raise InvalidRequestError(
                 f"{instance!r} is already attached to another open session. Use session.merge(obj), or let go of it "
                 "there first: other.expunge(obj)."
             )
-        instance._owner = self.owner
 
     def _reachable(self, instance: Any, names: Iterable[str]) -> list[Any]:
         found = []
@@ -179,7 +181,9 @@ class UnitOfWork:
     def plan(self) -> Plan:
         """Return what a flush has to write."""
         self.register_reachable()
-        new = [(self.loader.mapper(type(instance)), instance) for instance in self.new.values()]
+        new: dict[Mapper, list[Any]] = {}
+        for instance in self.new.values():
+            new.setdefault(self.loader.mapper(type(instance)), []).append(instance)
         updates = self._compute_updates()
         deletes = [self._change(instance, ()) for instance in self.deleted.values()]
         plan = Plan(new, updates, deletes)
@@ -206,7 +210,7 @@ class UnitOfWork:
         leaving = {id(change.instance) for level in plan.updates for change in level}
         leaving |= {id(c.instance) for level in plan.early_updates for c in level}
         leaving |= {id(c.instance) for c in plan.early_deletes}
-        for mapper, instance in plan.new:
+        for mapper, instance in plan.inserts():
             key = mapper.key_of(instance.__data__)
             if key is None or isinstance(key, peewee.Node):
                 continue
@@ -221,23 +225,26 @@ class UnitOfWork:
 
     def settle(self, plan: Plan, persister: Persister) -> list[Step]:
         """Make the books and the objects agree with what was written, and return how to take it back."""
-        filled: dict[int, Filled] = {}
+        switched = {id(change): change for _, change in plan.switched}
+        new = {id(instance) for _, instance in plan.inserts()} | {id(c.instance) for c in switched.values()}
+        filled: Filled = []
+        former: dict[int, dict[str, Any]] = {}
         for instance, name, old in persister.filled:
-            filled.setdefault(id(instance), []).append((name, old, instance.__data__[name]))
+            if id(instance) in new:
+                filled.append((instance, name, old, instance.__data__[name]))
+            else:
+                former.setdefault(id(instance), {}).setdefault(name, old)
         log = [self.settle_deleted(c.instance, c.mapper) for c in [*plan.early_deletes, *plan.deletes]]
-        switched = {id(change) for _, change in plan.switched}
-        for former, change in plan.switched:
-            log.append(self.settle_deleted(former, change.mapper))
-            log.append(self._settle_new(change.instance, change.mapper, filled.get(id(change.instance), [])))
+        for deleted, change in plan.switched:
+            log.append(self.settle_deleted(deleted, change.mapper))
+            plan.new.setdefault(change.mapper, []).append(change.instance)
         for change in itertools.chain(*plan.early_updates, *plan.updates):
             if id(change) not in switched:
-                former = {name: old for name, old, _ in reversed(filled.get(id(change.instance), []))}
-                former.update(
-                    (n, change.instance._committed[n]) for n in change.names if n in change.instance._committed
-                )
-                log.append(self.settle_updated(change.instance, change.mapper, former))
-        for mapper, instance in plan.new:
-            log.append(self._settle_new(instance, mapper, filled.get(id(instance), [])))
+                committed = change.instance._committed
+                values = former.get(id(change.instance), {})
+                values.update((name, committed[name]) for name in change.names if name in committed)
+                log.append(self.settle_updated(change.instance, change.mapper, values))
+        log += [self._settle_new(mapper, instances, filled) for mapper, instances in plan.new.items()]
         self.tidy()
         self.pending.clear()
         return log
@@ -247,31 +254,41 @@ class UnitOfWork:
         for instance in [instance for instance in self.dirty.values() if not changed_names(instance)]:
             self.dirty.pop(id(instance))._committed = CLEAN
 
-    def _settle_new(self, instance: Any, mapper: Mapper, filled: Filled) -> Step:
-        data, given = instance.__data__, instance._given
-        if len(data) < len(mapper.names):
-            for name in mapper.names:
-                data.setdefault(name)
-        self._take_copies(data, mapper, mapper.mutable)
-        key = mapper.identity(mapper.key_of(data)) if mapper.key_names else None
-        if key is not None:
-            self.identity_map.add(mapper.model, key, instance)
-        instance._committed, instance._given, instance._epoch = CLEAN, None, self.loader.epoch
-        self.new.pop(id(instance), None)
+    def _settle_new(self, mapper: Mapper, instances: Sequence[Any], filled: Filled) -> Step:
+        given, keys = [instance._given for instance in instances], []
+        for instance in instances:
+            data = instance.__data__
+            if len(data) < len(mapper.names):
+                for name in mapper.names:
+                    data.setdefault(name)
+            self._take_copies(data, mapper, mapper.mutable)
+            keys.append(mapper.identity(mapper.key_of(data)) if mapper.key_names else None)
+            self.identity_map.add(mapper.model, keys[-1], instance)
+            instance._committed, instance._given, instance._epoch = CLEAN, None, self.loader.epoch
+            self.new.pop(id(instance), None)
 
         def undo(keep: bool) -> None:
-            self.identity_map.discard(mapper.model, key, instance)
-            for name, old, new in reversed(filled):
-                if data.get(name) == new:
-                    _put(data, name, old)
-            for books in (self.dirty, self.deleted, self.gone):
-                books.pop(id(instance), None)
-            instance._committed, instance._given = None, given
-            if instance._owner is self.owner:
-                instance._owner = self.owner if keep else None
-                self.new.update({id(instance): instance} if keep else {})
+            restored = set()
+            for instance, former, key in zip(instances, given, keys):
+                self.identity_map.discard(mapper.model, key, instance)
+                if instance._owner is self.owner or (instance._owner is None and instance._committed is not None):
+                    self._renew(instance, former, keep)
+                    restored.add(id(instance))
+            for instance, name, old, new in reversed(filled):
+                if id(instance) in restored and instance.__data__.get(name) == new:
+                    _put(instance.__data__, name, old)
 
-        return Step(instance, undo, inserted=True)
+        return Step(instances, undo, inserted=True)
+
+    def _renew(self, instance: Any, given: Any, keep: bool) -> None:
+        """Make an inserted object new again, or transient; one that was expunged meanwhile has no row either."""
+        for books in (self.dirty, self.deleted, self.gone):
+            books.pop(id(instance), None)
+        instance._committed, instance._given = None, given
+        if not keep:
+            instance._owner = None
+        elif instance._owner is self.owner:
+            self.new[id(instance)] = instance
 
     def settle_updated(self, instance: Any, mapper: Mapper, former: dict[str, Any]) -> Step:
         """Note that the row has an object's values now; `former` has those that it had before, of what changed."""
@@ -296,7 +313,7 @@ class UnitOfWork:
             else:
                 _restore(instance, former)
 
-        return Step(instance, undo)
+        return Step([instance], undo)
 
     def settle_deleted(self, instance: Any, mapper: Mapper) -> Step:
         """Note that the row of an object is deleted."""
@@ -321,13 +338,13 @@ class UnitOfWork:
                 if not keep:
                     self.revert(instance)
 
-        return Step(instance, undo)
+        return Step([instance], undo)
 
     def _take_copies(self, data: dict[str, Any], mapper: Mapper, names: Iterable[str]) -> None:
         """Part the values that were written from the dicts and lists that the program may go on changing."""
         for name in names:
             if type(data[name]) is dict or type(data[name]) is list:
-                data[name] = mapper.by_name[name].normal(data[name])
+                data[name] = mapper.by_name[name].normal(data[name]) if data[name] else type(data[name])()
 
     def _rekey(self, instance: Any, mapper: Mapper, old: Any, new: Any) -> None:
         self.identity_map.discard(mapper.model, old, instance)
@@ -340,13 +357,13 @@ class UnitOfWork:
 
         Objects that the log inserted are as they were before it, but with the values that they have now.
         """
-        fresh = {id(step.instance) for step in log if step.inserted}
+        fresh = {id(instance) for step in log if step.inserted for instance in step.instances}
         if not keep:
             for instance in [instance for number, instance in self.dirty.items() if number not in fresh]:
                 self.revert(instance)
             self.deleted.clear()
         for step in reversed(log):
-            step.undo(keep or (id(step.instance) in fresh and not step.inserted))
+            step.undo(keep or (not step.inserted and id(step.instances[0]) in fresh))
         if not keep:
             for instance in self.new.values():
                 instance._owner = None
