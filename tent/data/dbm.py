@@ -48,7 +48,7 @@ SESSIONS
     `help(dbm.Query)` those of `session.query(User)`.
 
     `with transaction(engine) as session:` commits at its end; `run_transaction(engine, callback)` repeats the work
-    when the database was busy.
+    when the database was busy. `scoped_session(engine)` is one session for each thread or task behind one name.
 
 ERRORS
     What the database refuses raises Peewee's errors (`peewee.IntegrityError` …), which name the object. The others
@@ -76,7 +76,7 @@ from tent.data.orm.errors import (
 from tent.data.orm.mapper import VersionField
 from tent.data.orm.model import Base, TableMixin, declarative_base
 from tent.data.orm.query import Query, Result
-from tent.data.orm.running import open_session, run_transaction, transaction
+from tent.data.orm.running import ScopedSession, open_session, run_transaction, scoped_session, transaction
 from tent.data.orm.schema import install_tables, uninstall_tables
 from tent.data.orm.session import Session, make_transient
 
@@ -96,6 +96,7 @@ __all__ = [
     "Query",
     "ResourceClosedError",
     "Result",
+    "ScopedSession",
     "Session",
     "StaleDataError",
     "TableMixin",
@@ -109,6 +110,7 @@ __all__ = [
     "make_transient",
     "open_session",
     "run_transaction",
+    "scoped_session",
     "transaction",
     "uninstall_tables",
 ]

@@ -93,7 +93,10 @@ def _refuse_unfit(query: Any, verb: str, synchronize: Any) -> Any:
         "offset()": query._offset is not None,
         "order_by()": bool(query._order_by),
         "group_by()": bool(query._group_by),
-        "distinct()": bool(query._simple_distinct or query._distinct),
+        "distinct()": bool(query._simple_distinct) or query._distinct is not None,
+        "having()": query._having is not None,
+        "with_cte()": bool(query._cte_list),
+        "from_()": len(query._from_list) != 1 or query._from_list[0] is not query.model,
         "join()": bool(query._joins),
         "columns": query._entities is not None,
     }

@@ -9,11 +9,15 @@ N = TypeVar("N", bound=Hashable)
 
 
 class Edge(NamedTuple, Generic[N]):
-    """`node` comes after `needs`; an optional edge may be broken, where a cycle can't be ordered otherwise."""
+    """`node` comes after `needs`; an optional edge may be broken, where a cycle can't be ordered otherwise.
+
+    The label is the caller's.
+    """
 
     node: N
     needs: N
     optional: bool = False
+    label: object = None
 
 
 class CycleError(ValueError):
@@ -75,7 +79,8 @@ def levels(nodes: Iterable[N], edges: Iterable[Edge[N]]) -> tuple[list[list[N]],
     `CycleError` for a cycle without an optional edge.
 
     >>> levels("abc", [Edge("a", "b"), Edge("b", "a", True), Edge("c", "c", True)])
-    ([['b', 'c'], ['a']], [Edge(node='b', needs='a', optional=True), Edge(node='c', needs='c', optional=True)])
+    ([['b', 'c'], ['a']], [Edge(node='b', needs='a', optional=True, label=None), \
+Edge(node='c', needs='c', optional=True, label=None)])
     """
     nodes, kept = list(nodes), list(edges)
     broken: list[Edge[N]] = []

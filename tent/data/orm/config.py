@@ -139,6 +139,10 @@ def _path(value: Any) -> str:
     return path
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) < 2**63
+
+
 def _echo(value: Any) -> bool:
     if value is None or isinstance(value, bool):
         return bool(value)
@@ -161,7 +165,7 @@ def _pragmas(value: Any) -> dict[str, Any]:
     for name, setting in value.items():
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"{name!r} is no name of a pragma.")
-        if not isinstance(setting, (int, float)) and not (isinstance(setting, str) and _WORD.match(setting)):
+        if not _is_number(setting) and not (isinstance(setting, str) and _WORD.match(setting)):
             raise ValueError(f"The pragma {name!r} must be a number or a word, not {setting!r}.")
     return {name.lower(): int(setting) if isinstance(setting, bool) else setting for name, setting in value.items()}
 

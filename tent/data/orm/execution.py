@@ -10,14 +10,16 @@ import peewee
 
 from . import bulk
 from .engine import BufferedCursor, Engine
-from .errors import ArgumentError, InvalidRequestError, ResourceClosedError
+from .errors import ArgumentError, InvalidRequestError, ResourceClosedError, StaleDataError
 from .guard import exclusive
 from .model import ModelRoot
 from .query import Query, Result
 from .transaction import Transaction
 from .unit_of_work import UnitOfWork
 
-_READS = re.compile(r"\s*(select|values|explain|pragma)\b", re.IGNORECASE)
+_NO_CODE = re.compile(r"--[^\n]*|/\*.*?(\*/|$)|'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]", re.DOTALL)
+_READS = re.compile(r"\s*(select|values|explain|pragma|with)\b", re.IGNORECASE)
+_WRITES = re.compile(r"\b(insert|update|delete|replace)\b", re.IGNORECASE)
 
 
 class Execution:
@@ -35,7 +37,11 @@ class Execution:
     def prepare(self) -> None:
         """Write what is pending, so that a query finds it."""
         self.transaction.check()
-        if not self.autoflush or not (self.unit.new or self.unit.dirty or self.unit.deleted):
+        if (
+            not self.autoflush
+            or self.transaction.is_flushing
+            or not (self.unit.new or self.unit.dirty or self.unit.deleted)
+        ):
             return
         try:
             self.transaction.flush()
@@ -124,10 +130,22 @@ class Execution:
                 return instance
         if with_for_update:
             self.transaction.begin()
+        version = instance.__data__.get(mapper.version) if instance is not None and with_for_update else None
         found = unit.loader.by_key(mapper, identity)
+        if version is not None and found is instance and found.__data__[mapper.version] != version:
+            raise StaleDataError(
+                f"{found!r} was loaded with {mapper.version} {version}, and its row has another one by now.", found
+            )
         if found is None and instance is not None and id(instance) not in unit.dirty and id(instance) not in unit.new:
-            unit.expunge(instance)
+            self._let_go(mapper, instance)
         return None if id(found) in unit.deleted else found
+
+    def _let_go(self, mapper: Any, instance: Any) -> None:
+        """Let go of an object whose row is gone; in a transaction, until a rollback brings it back."""
+        if self.transaction.scopes:
+            self.transaction.scopes[-1].log.append(self.unit.settle_deleted(instance, mapper))
+        else:
+            self.unit.expunge(instance)
 
     @exclusive
     def related(self, instance: Any, field: Any, key: Any) -> Any:
@@ -137,7 +155,8 @@ class Execution:
         loader = self.unit.loader
         if mapper.key_names == (target,):
             identity = mapper.identity(key)
-            found = self.unit.identity_map.find(mapper.model, identity) or loader.by_key(mapper, identity)
+            found = self.unit.identity_map.find(mapper.model, identity) or self.unit.pending_with(mapper, identity)
+            found = found or loader.by_key(mapper, identity)
         else:
             found = next(iter(loader.by_values(mapper, [(target, key)], 1)), None)
         if found is not None:
@@ -151,7 +170,7 @@ class Execution:
         return self.unit.loader.mapper(model)
 
     def _fetch(self, sql: str, params: Any) -> BufferedCursor:
-        if not _READS.match(sql):
+        if not _only_reads(sql):
             self.transaction.begin()
         cursor = self.database.fetch(sql, params)
         cursor.load = self.unit.loader.load_query
@@ -160,3 +179,10 @@ class Execution:
     @exclusive
     def _once(self, call: Callable[[], Any]) -> Any:
         return call()
+
+
+def _only_reads(sql: str) -> bool:
+    """Tell whether a statement needs no transaction; one that is not plain in this gets one."""
+    code = _NO_CODE.sub(" ", sql)
+    first = _READS.match(code)
+    return first is not None and (first[1].lower() != "with" or not _WRITES.search(code))

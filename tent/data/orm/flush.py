@@ -1,160 +1,104 @@
-"""The order in which a flush writes: what foreign keys and unique values allow."""
+"""Writing a plan: in the order of its tables where that is enough, else row after row in levels."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from .commit_order import CycleError, Edge, components, levels
-from .conflicts import Plan
-from .errors import CircularDependencyError
-from .mapper import Mapper
-from .persister import Change, Persister, committed_value
-
-Mappers = Mapping[Any, Mapper]
-Links = dict[tuple[int, int], list[str]]  # the foreign keys by which one object, by `id`, refers to another
+from .commit_order import CycleError, Edge, levels
+from .errors import CircularDependencyError, FlushError
+from .ordering import Plan, ValuesOnTheWay, by, edges_of, needs_order_of_rows, order_of_models, path
+from .persister import Change, Persister
 
 
 def write(plan: Plan, persister: Persister) -> None:
     """Run the statements of a plan."""
-    for change, name, value in plan.vacated:
-        persister.vacate(change, name, value)
-    _delete(persister, plan.early_deletes)
-    for level in plan.early_updates:
-        persister.update(level)
-    _insert(persister, plan.new)
-    for level in plan.updates:
-        persister.update(level)
+    deletes = by(lambda change: change.mapper, plan.deletes)
+    inserting, deleting = order_of_models(plan.new), order_of_models(deletes)
+    if inserting is None or deleting is None or needs_order_of_rows(plan):
+        _write_in_levels(plan, persister)
+        return
+    for mapper in inserting:
+        persister.insert(mapper, plan.new[mapper])
+    persister.update(plan.updates)
     # Deletions come last: until then, what refers to the rows may have been moved to others.
-    _delete(persister, plan.deletes)
+    for mapper in reversed(deleting):
+        persister.delete(mapper, deletes[mapper])
 
 
-def _insert(persister: Persister, new: Mapping[Mapper, list[Any]]) -> None:
-    mappers = {mapper.model: mapper for mapper in new}
-    for group in _in_order(mappers):
-        instances = [instance for model in group for instance in new[mappers[model]]]
-        if _refer_to_each_other(group, mappers):
-            _insert_rows_in_order(persister, {model: mappers[model] for model in group}, instances)
-        else:
-            persister.insert(mappers[group[0]], instances)
+def _write_in_levels(plan: Plan, persister: Persister) -> None:
+    """Write what waits for nothing, then what waited for that, and so on.
 
-
-def _insert_rows_in_order(persister: Persister, mappers: Mappers, instances: list[Any]) -> None:
-    """Insert rows of tables that refer to each other, or to themselves, each after those that it refers to.
-
-    Where rows refer to each other, a key that may be NULL is written as such, and set by a second update.
+    Where operations wait for each other, a foreign key is left NULL and set by a second update, or a row is given a
+    unique value on the way.
     """
-    by_id = {id(instance): instance for instance in instances}
-    edges, links = _edges(instances, mappers, lambda instance, name: instance.__data__.get(name))
-    ordered, broken = _levels(by_id, edges, links)
-    postponed = [(by_id[edge.node], name) for edge in broken for name in links[edge.node, edge.needs]]
-    with persister.postponing(postponed):
+    operations = {id(change): change for change in plan.operations()}
+    ordered, broken = _levels(operations, edges_of(list(operations.values())))
+    waiting = _break(persister, operations, broken)
+    with persister.postponing([(change.instance, name) for change, name in waiting]):
         for level in ordered:
-            for model, rows in _by(type, (by_id[number] for number in level)).items():
-                persister.insert(mappers[model], rows)
-    extra = _by(lambda item: id(item[0]), postponed)
-    persister.update([_extra_update(by_id[n], mappers, [name for _, name in items]) for n, items in extra.items()])
+            _write_level(persister, [operations[number] for number in level])
+    extra = by(lambda item: id(item[0]), waiting)
+    persister.update([_second_update(operations[number], [n for _, n in items]) for number, items in extra.items()])
 
 
-def _delete(persister: Persister, deletes: Sequence[Change]) -> None:
-    by_model = _by(lambda change: change.mapper.model, deletes)
-    mappers = {change.mapper.model: change.mapper for change in deletes}
-    for group in reversed(_in_order(mappers)):
-        changes = [change for model in group for change in by_model[model]]
-        if _refer_to_each_other(group, mappers):
-            _delete_rows_in_order(persister, {model: mappers[model] for model in group}, changes)
-        else:
-            persister.delete(mappers[group[0]], changes)
+def _write_level(persister: Persister, changes: Sequence[Change]) -> None:
+    by_verb = by(lambda change: change.verb, changes)
+    for mapper, deletes in by(lambda change: change.mapper, by_verb.get("delete", ())).items():
+        persister.delete(mapper, deletes)
+    persister.update(by_verb.get("update", ()))
+    for mapper, inserts in by(lambda change: change.mapper, by_verb.get("insert", ())).items():
+        persister.insert(mapper, [change.instance for change in inserts])
 
 
-def _delete_rows_in_order(persister: Persister, mappers: Mappers, changes: list[Change]) -> None:
-    """Delete rows of tables that refer to each other, or to themselves, each after those that refer to it."""
-    by_id = {id(change.instance): change for change in changes}
-    instances = {number: change.instance for number, change in by_id.items()}
-    edges, links = _edges(list(instances.values()), mappers, committed_value)
-    ordered, broken = _levels(instances, [edge for edge in edges if edge.node != edge.needs], links)
+def _break(
+    persister: Persister, operations: dict[int, Change], broken: Sequence[Edge[int]]
+) -> list[tuple[Change, str]]:
+    """Do what makes the broken edges needless, and return the foreign keys that have to be set at the end."""
+    waiting, values, vacated = [], ValuesOnTheWay(), set()
     for edge in broken:
-        for name in links[edge.node, edge.needs]:
-            persister.put(by_id[edge.node], name, None)
-    for level in reversed(ordered):
-        for mapper, rows in _by(lambda change: change.mapper, (by_id[number] for number in level)).items():
-            persister.delete(mapper, rows)
+        label: Any = edge.label
+        kind, name = label
+        change, needed = operations[edge.node], operations[edge.needs]
+        if kind == "slot":
+            if (edge.needs, name) not in vacated:
+                vacated.add((edge.needs, name))
+                _vacate(persister, needed, name, values)
+        elif change.verb == "delete":
+            persister.put(needed, name, None)
+        else:
+            waiting.append((change, name))
+    return waiting
 
 
-def _in_order(mappers: Mappers) -> list[list[Any]]:
-    """Return models in groups, each after those that it refers to; models that refer to each other share one."""
-    if len(mappers) < 2:
-        return [list(mappers)] if mappers else []
-    edges = [
-        Edge(model, field.rel_model)
-        for model, mapper in mappers.items()
-        for field in mapper.foreign_keys
-        if field.rel_model in mappers and field.rel_model is not model
-    ]
-    return components(mappers, edges)
+def _vacate(persister: Persister, change: Change, names: tuple[str, ...], values: ValuesOnTheWay) -> None:
+    found = values.column(change, names)
+    if found is None:
+        raise FlushError(
+            f"{change.instance!r} has to give up its {', '.join(names)} before another object can take it, and waits "
+            "for that one itself. Give it another value, flush, and then the one that it shall have."
+        )
+    persister.vacate(change, *found)
 
 
-def _refer_to_each_other(group: Sequence[Any], mappers: Mappers) -> bool:
-    return len(group) > 1 or any(field.rel_model is group[0] for field in mappers[group[0]].foreign_keys)
-
-
-def _edges(
-    instances: Sequence[Any], mappers: Mappers, value_of: Callable[[Any, str], Any]
-) -> tuple[list[Edge[int]], Links]:
-    """Return which of the objects refers to which, and through which fields."""
-    targets = {
-        (field.rel_model, field.rel_field.name)
-        for mapper in mappers.values()
-        for field in mapper.foreign_keys
-        if field.rel_model in mappers
-    }
-    by_value = {
-        (model, name, value_of(instance, name)): instance
-        for model, name in targets
-        for instance in instances
-        if type(instance) is model and value_of(instance, name) is not None
-    }
-    present = set(map(id, instances))
-    edges: list[Edge[int]] = []
-    links: Links = {}
-    for instance in instances:
-        for field in mappers[type(instance)].foreign_keys:
-            related = None if value_of is committed_value else instance.__rel__.get(field.name)
-            if related is None or id(related) not in present:
-                related = by_value.get((field.rel_model, field.rel_field.name, value_of(instance, field.name)))
-            if related is None or (related is instance and value_of(instance, field.rel_field.name) is not None):
-                continue  # a row that refers to itself by a key that it has can be written as it is
-            edges.append(Edge(id(instance), id(related), optional=field.null))
-            links.setdefault((id(instance), id(related)), []).append(field.name)
-    return edges, links
-
-
-def _levels(
-    by_id: Mapping[int, Any], edges: Sequence[Edge[int]], links: Links
-) -> tuple[list[list[int]], list[Edge[int]]]:
+def _levels(operations: dict[int, Change], edges: Sequence[Edge[int]]) -> tuple[list[list[int]], list[Edge[int]]]:
     try:
-        return levels(by_id, edges)
+        return levels(operations, edges)
     except CycleError as error:
         numbers: list[Any] = list(error.cycle)
         needs = [
-            f"{by_id[a]!r} needs {by_id[b]!r} for its {' and '.join(links[a, b])}"
-            for a, b in itertools.pairwise(numbers)
+            f"{operations[a].instance!r} needs {operations[b].instance!r} for its {name}"
+            for a, b, name in path(numbers, edges)
         ]
         raise CircularDependencyError(
             f"Rows need each other before they can be written: {'; '.join(needs)}. Let one of these foreign keys be "
             "null (null=True), or set it later.",
-            [by_id[number] for number in numbers],
+            [operations[number].instance for number in numbers],
         ) from None
 
 
-def _extra_update(instance: Any, mappers: Mappers, names: Iterable[str]) -> Change:
-    mapper = mappers[type(instance)]
-    return Change(instance, mapper, sorted(names), mapper.identity(mapper.key_of(instance.__data__)))
-
-
-def _by(key: Callable[[Any], Any], items: Iterable[Any]) -> dict[Any, list[Any]]:
-    groups: dict[Any, list[Any]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return groups
+def _second_update(change: Change, names: Sequence[str]) -> Change:
+    mapper = change.mapper
+    return Change(
+        "update", change.instance, mapper, sorted(names), mapper.identity(mapper.key_of(change.instance.__data__))
+    )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 import operator
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -36,10 +38,19 @@ _ISO = {
 }
 
 
+# The types that values have as they come out of a row; one of another type that was set is converted by the flush
+_TYPES: dict[type, tuple[type, ...]] = {
+    peewee.UUIDField: (uuid.UUID,),
+    peewee.BinaryUUIDField: (uuid.UUID,),
+    peewee.DecimalField: (decimal.Decimal,),
+    peewee.BlobField: (bytes,),
+}
+
+
 class Column:
     """A field on an engine: how its values go into a statement, and come out of a row."""
 
-    __slots__ = ("decode", "encode", "field", "has_default", "name", "native", "placeholder", "sql")
+    __slots__ = ("decode", "encode", "field", "has_default", "name", "native", "placeholder", "sql", "type")
 
     def __init__(self, field: Any, engine: Engine) -> None:
         base = _converting(field)
@@ -51,6 +62,7 @@ class Column:
         self.field = field
         self.sql = quoted(engine, field.column_name)
         self.native = None if own_db_value else _NATIVE.get(adapt)
+        self.type = self.native or _TYPES.get(kind)
         self.placeholder, self.encode = _writer(field, base, engine)
         self.decode = None if not own_python_value and adapt in _READ_AS_IS else _reader(base, engine)
         self.has_default = any(
@@ -80,7 +92,8 @@ class Column:
 
     def decoded(self, value: Any) -> Any:
         """Return a row's value as the attribute has it."""
-        return value if value is None or self.decode is None else self.decode(value)
+        value = value if value is None or self.decode is None else self.decode(value)
+        return bytes(value) if isinstance(value, (memoryview, bytearray)) else value
 
     def normal(self, value: Any) -> Any:
         """Return a value as it would come back from the database: "1" as 1 for an integer column."""
@@ -109,6 +122,8 @@ class Mapper:
         self.foreign_keys = [field for field in meta.sorted_fields if isinstance(field, peewee.ForeignKeyField)]
         self.version = next((f.name for f in meta.sorted_fields if isinstance(f, VersionField)), None)
         self.unique = _unique_sets(meta)
+        self.unique_names = frozenset(name for names in self.unique for name in names)
+        self.referred = frozenset(field.rel_field.name for field in meta.backrefs)
         self.where_key = " AND ".join(f"{column.sql} = {column.placeholder}" for column in self.key_columns)
         self.select = f"SELECT {', '.join(column.sql for column in self.columns)} FROM {self.table}"
         self.select_by_key = f"{self.select} WHERE {self.where_key}"
@@ -134,6 +149,13 @@ class Mapper:
         key = tuple(data.get(name) for name in self.key_names)
         return None if None in key or not key else key
 
+    def key_given(self, data: Any) -> Any:
+        """Return the key in a mapping of names to values, as the identity map has it; None when there is none yet."""
+        key = self.key_of(data) if self.key_names else None
+        if key is None or any(isinstance(data.get(name), peewee.Node) for name in self.key_names):
+            return None
+        return self.identity(key)
+
     def identity(self, key: Any) -> Any:
         """Return a key as the identity map has it, whatever type it was given in; None when a part of it is None.
 
@@ -151,7 +173,7 @@ class Mapper:
             key = key if isinstance(key, tuple) else (key,)
         if not isinstance(key, (tuple, list)) or len(key) != len(names) or not names:
             raise self._no_key(key)
-        parts = tuple(_hashable(column.normal(part)) for column, part in zip(self.key_columns, key))
+        parts = tuple(column.normal(part) for column, part in zip(self.key_columns, key))
         return None if None in parts else parts if len(parts) > 1 else parts[0]
 
     def key_params(self, key: Any) -> list[Any]:
@@ -251,10 +273,6 @@ def _unique_sets(meta: Any) -> list[tuple[str, ...]]:
         if getattr(index, "_unique", False) and all(isinstance(field, peewee.Field) for field in fields):
             sets.append(tuple(field.name for field in fields))
     return [names for names in sets if names]
-
-
-def _hashable(part: Any) -> Any:
-    return bytes(part) if isinstance(part, (bytearray, memoryview)) else part
 
 
 def _short(value: Any) -> str:

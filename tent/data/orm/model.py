@@ -77,6 +77,10 @@ class ModelMetadata(peewee.Metadata):
 
     direct: frozenset[str] = frozenset()  # the names of the fields that a constructor can put into __data__ as they are
 
+    def add_ref(self, field: Any) -> None:
+        super().add_ref(field)
+        field.rel_model._meta.__dict__.pop("mappers", None)
+
     def add_field(self, field_name: str, field: Any, set_attribute: bool = True) -> None:
         if not isinstance(field, (peewee.MetaField, peewee.DeferredForeignKey)):
             field.accessor_class = tracking.accessor_for(field)

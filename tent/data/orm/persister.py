@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import peewee
-from peewee import SCOPE_VALUES, qualify_names  # type: ignore[attr-defined]
+from peewee import qualify_names  # type: ignore[attr-defined]
 
 from .engine import Engine
 from .errors import FlushError, StaleDataError, explain
@@ -19,16 +19,24 @@ Fill = tuple[Any, str, Any]
 
 
 class Change:
-    """The change set of an object that has a row: which columns to write, and the key to find the row by."""
+    """The change set of an object: which columns to write, and the key to find its row by.
 
-    __slots__ = ("instance", "key", "mapper", "names", "version")
+    `verb` is "insert", "update" or "delete". `row` is the object that knows what the row has; it is another one than
+    `instance` when a new object takes over the row of a deleted one.
+    """
 
-    def __init__(self, instance: Any, mapper: Mapper, names: Sequence[str], key: Any) -> None:
+    __slots__ = ("instance", "key", "mapper", "names", "row", "verb", "version")
+
+    def __init__(
+        self, verb: str, instance: Any, mapper: Mapper, names: Sequence[str], key: Any = None, row: Any = None
+    ) -> None:
+        self.verb = verb
         self.instance = instance
         self.mapper = mapper
         self.names = tuple(names)
         self.key = key
-        self.version = committed_value(instance, mapper.version) if mapper.version else None
+        self.row = instance if row is None else row
+        self.version = committed_value(self.row, mapper.version) if mapper.version else None
 
     def new(self, names: Iterable[str]) -> tuple[Any, ...]:
         """Return the values that these columns will have."""
@@ -36,10 +44,10 @@ class Change:
 
     def old(self, names: Iterable[str]) -> tuple[Any, ...]:
         """Return the values that these columns have in the row."""
-        return tuple(committed_value(self.instance, name) for name in names)
+        return tuple(committed_value(self.row, name) for name in names)
 
     def __repr__(self) -> str:
-        return f"<Change of {self.instance!r}: {', '.join(self.names)}>"
+        return f"<Change: {self.verb} {self.instance!r} ({', '.join(self.names)})>"
 
 
 class Persister:
@@ -270,9 +278,9 @@ class Persister:
         column = mapper.by_name[name]
         values = [instance.__data__.get(name) for instance in instances]
         encoded = column.encoded(values)
-        if encoded is not values and column.native is not None:
+        if encoded is not values and column.type is not None:
             for instance, value, converted in zip(instances, values, encoded):
-                if converted is not value:
+                if value is not None and type(value) not in column.type and not isinstance(value, peewee.Node):
                     self.fill(instance, name, column.decoded(converted))
         return encoded
 
@@ -288,8 +296,17 @@ class Persister:
 
     def _placeholder(self, mapper: Mapper, name: str, value: Any) -> tuple[str, list[Any]]:
         if isinstance(value, peewee.Node):
-            return self.database.parse(qualify_names(value), scope=SCOPE_VALUES)
+            return self._compiled(mapper, value)
         return mapper.by_name[name].placeholder, [value]
+
+    def _compiled(self, mapper: Mapper, expression: Any) -> tuple[str, list[Any]]:
+        """Return the SQL of an expression as a value to write, where a column of the table goes by the table's name."""
+        context = self.database.get_sql_context()
+        table = mapper.model._meta.table
+        context.alias_manager[table] = table.__name__
+        with context.scope_values(subquery=True):
+            sql, params = context.sql(qualify_names(expression)).query()
+        return sql, params
 
     def _blame(
         self,

@@ -1,4 +1,4 @@
-"""Sessions opened for a piece of work: a transaction, or one that is repeated when the database asks for it."""
+"""Sessions opened for a piece of work: a transaction, one that is repeated when need be, one for each context."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import peewee
 
 from .engine import Engine
-from .errors import ArgumentError, StaleDataError
+from .errors import ArgumentError, InvalidRequestError, StaleDataError
 from .session import Session
 
 T = TypeVar("T")
@@ -60,3 +61,52 @@ def run_transaction(engine: Engine, callback: Callable[[Session], T], attempts: 
         # Two that wait for each other must not meet again: hence the chance in it.
         time.sleep(pause * (0.5 + random.random()))
         pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+class ScopedSession:
+    """One session for each thread, or asynchronous task, behind one name: `session = dbm.scoped_session(engine)`.
+
+    It has all that a `Session` has. The first use in a thread or task opens its session, `remove()` closes it: at the
+    end of a request, say. `session(autoflush=False)` gives options to the session that it opens.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._current: ContextVar[Session | None] = ContextVar("tent.data session", default=None)
+
+    def __call__(self, **options: Any) -> Session:
+        """Return the session of this thread or task. Raises `InvalidRequestError` for options when it is open."""
+        session = self._current.get()
+        if session is None:
+            session = open_session(self._engine, **options)
+            self._current.set(session)
+        elif options:
+            raise InvalidRequestError("The session is open already: give it options at its first use, or remove() it.")
+        return session
+
+    def remove(self) -> None:
+        """Close the session of this thread or task, if there is one; the next use opens another."""
+        session = self._current.get()
+        self._current.set(None)
+        if session is not None:
+            session.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self(), name, value)
+
+    def __contains__(self, instance: object) -> bool:
+        return instance in self()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self())
+
+
+def scoped_session(engine: Engine) -> ScopedSession:
+    """Return a name for one session in each thread or asynchronous task; see `ScopedSession`."""
+    return ScopedSession(engine)

@@ -91,7 +91,7 @@ class Session:
         self._transaction.check()
         self._refuse_unmapped(instance)
         if id(instance) in self._unit.new:
-            self._unit.expunge(instance)
+            self._unit.cancel_new(instance)
         elif instance._committed is None or (instance._committed is DELETED and session_of(instance) is not self):
             raise InvalidRequestError(f"{instance!r} is not persisted: it has no row that could be deleted.")
         elif instance._committed is not DELETED:
@@ -130,6 +130,7 @@ class Session:
         Raises `InvalidRequestError` when the object has unsaved changes, unless `discard` says to drop them, and when
         the row is gone.
         """
+        self._transaction.check()
         self._refuse_strangers(instance)
         if instance._committed is None or instance._committed is DELETED:
             raise InvalidRequestError(f"{instance!r} is {state_of(instance)}: it has no row to be refreshed from.")

@@ -82,7 +82,11 @@ def is_same(old: Any, new: Any) -> bool:
     Equal is not enough: 1.0 == 1 == True, Decimal("1.0") == Decimal("1.00"), and two times of different zones can be
     equal; what the row would show differs.
     """
-    return old is new or (type(old) is type(new) and bool(old == new) and str(old) == str(new))
+    return old is new or (_kind(old) is _kind(new) and bool(old == new) and str(old) == str(new))
+
+
+def _kind(value: Any) -> type:
+    return dict if isinstance(value, dict) else list if isinstance(value, list) else type(value)
 
 
 def note_change(instance: Any, name: str, old: Any) -> None:

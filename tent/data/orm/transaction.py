@@ -10,8 +10,10 @@ import peewee
 from .engine import Engine
 from .errors import InvalidRequestError, ResourceClosedError, StaleDataError
 from .flush import write
+from .history import Step, take_back
+from .ordering import Plan
 from .persister import Persister
-from .unit_of_work import Step, UnitOfWork
+from .unit_of_work import UnitOfWork
 
 
 class Scope:
@@ -32,6 +34,7 @@ class Transaction:
         self.unit = unit
         self.scopes: list[Scope] = []
         self.handle: RootTransaction | None = None  # what begin() gave out
+        self.is_flushing = False
 
     def check(self) -> None:
         """Refuse work in a `with session.begin()` block whose transaction has ended."""
@@ -58,10 +61,19 @@ class Transaction:
 
     def flush(self) -> None:
         """Write all changes. If that fails, rows and objects are as they were before."""
-        plan = self.unit.plan()
-        if not plan:
-            self.unit.tidy()
-            return
+        if self.is_flushing:
+            raise InvalidRequestError("The session is already flushing: a flush can't be called within a flush.")
+        self.is_flushing = True
+        try:
+            plan = self.unit.plan()
+            if plan:
+                self._write(plan)
+            else:
+                self.unit.tidy()
+        finally:
+            self.is_flushing = False
+
+    def _write(self, plan: Plan) -> None:
         savepoint = self.database.savepoint() if self.scopes else None
         self.begin()
         persister = Persister(self.database)
@@ -133,7 +145,7 @@ class Transaction:
             self._end(keep=False)
             raise
         del self.scopes[place:]
-        self.unit.undo(log)
+        take_back(self.unit, log)
         self.unit.loader.epoch += 1
 
     def changed(self) -> dict[int, Any]:
@@ -164,7 +176,7 @@ class Transaction:
                     self.database.rollback()
         finally:
             self._leave()
-            self.unit.undo(log, keep)
+            take_back(self.unit, log, keep)
             self.unit.end_transaction()
 
     def _leave(self) -> list[Any]:

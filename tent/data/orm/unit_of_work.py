@@ -7,39 +7,23 @@ the objects agree with the rows, and returns the log by which a rollback takes i
 from __future__ import annotations
 
 import contextlib
-import itertools
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import peewee
 
-from . import conflicts
-from .conflicts import Plan
 from .engine import Engine
 from .errors import FlushError, InvalidRequestError
+from .history import Deleted, Inserted, Step, Updated, restore
 from .identity import IdentityMap
 from .loading import Loader
 from .mapper import Mapper
-from .persister import Change, Persister, committed_value
-from .tracking import CLEAN, DELETED, MISSING, Owner, changed_names, session_of
+from .ordering import Plan
+from .persister import Change, Fill, Persister, committed_value
+from .tracking import CLEAN, DELETED, Owner, changed_names, session_of
 
 Books = dict[int, Any]
-Filled = list[tuple[Any, str, Any, Any]]  # object, name, the value before and the one that was filled in
-
-
-class Step:
-    """A part of a flush, of some objects, and how to take it back.
-
-    `undo(keep)` gives the objects their former values back; with `keep` the changes stay on them, yet to be flushed.
-    """
-
-    __slots__ = ("inserted", "instances", "undo")
-
-    def __init__(self, instances: Sequence[Any], undo: Callable[[bool], None], inserted: bool = False) -> None:
-        self.instances = instances
-        self.undo = undo
-        self.inserted = inserted
 
 
 class UnitOfWork:
@@ -72,24 +56,23 @@ class UnitOfWork:
             one._owner, one._committed = self.owner, None
             if one._given is None:
                 one._given = dict.fromkeys(one.__data__)
-            self.gone.pop(id(one), None)
             self.new[id(one)] = one
             self.register_key(one)
 
     def register_key(self, instance: Any) -> None:
         """Let `get` find a new object by the key that it was given."""
         mapper = self.loader.mapper(type(instance))
-        key = mapper.key_of(instance.__data__)
-        if key is not None and not isinstance(key, peewee.Node):
-            with contextlib.suppress(TypeError, InvalidRequestError):
-                self.pending[mapper.model, mapper.identity(key)] = instance
+        with contextlib.suppress(peewee.DataError):  # a key that the column can't hold: the flush tells
+            key = mapper.key_given(instance.__data__)
+            if key is not None:
+                self.pending[mapper.model, key] = instance
 
     def pending_with(self, mapper: Mapper, key: Any) -> Any:
         """Return the new object that was added with a key, and still has it, or None."""
         instance = self.pending.get((mapper.model, key))
         if instance is None or id(instance) not in self.new:
             return None
-        return instance if mapper.identity(mapper.key_of(instance.__data__)) == key else None
+        return instance if mapper.key_given(instance.__data__) == key else None
 
     def register_persistent(self, instance: Any) -> None:
         """Take in a detached object; what was changed on it while it was detached stays changed."""
@@ -118,6 +101,14 @@ class UnitOfWork:
             names = instance.__rel__ if instance._committed is None else instance._committed
             for related in self._reachable(instance, names):
                 self.register_new(related)
+
+    def cancel_new(self, instance: Any) -> None:
+        """Let go of a pending object; one whose row was deleted in the transaction is as it was then."""
+        if id(instance) in self.gone:
+            del self.new[id(instance)]
+            instance._committed, instance._given = DELETED, None
+        else:
+            self.expunge(instance)
 
     def expunge(self, instance: Any) -> None:
         """Let go of an object: a pending one is transient again, another one detached."""
@@ -185,39 +176,33 @@ class UnitOfWork:
         for instance in self.new.values():
             new.setdefault(self.loader.mapper(type(instance)), []).append(instance)
         updates = self._compute_updates()
-        deletes = [self._change(instance, ()) for instance in self.deleted.values()]
+        deletes = [self._change("delete", instance) for instance in self.deleted.values()]
         plan = Plan(new, updates, deletes)
-        if updates or deletes:
-            conflicts.resolve(plan)
         self._refuse_collisions(plan)
         return plan
 
     def _compute_updates(self) -> list[Change]:
         dirty = [instance for number, instance in self.dirty.items() if number not in self.deleted]
-        changes = [self._change(instance, names) for instance in dirty if (names := changed_names(instance))]
+        changes = [self._change("update", instance, names) for instance in dirty if (names := changed_names(instance))]
         with contextlib.suppress(TypeError):
             # In the order of their keys, so that two sessions don't lock rows crosswise; where keys of several types
             # have no order, in that of the changes.
             changes.sort(key=lambda change: change.key)
         return changes
 
-    def _change(self, instance: Any, names: Sequence[str]) -> Change:
+    def _change(self, verb: str, instance: Any, names: Sequence[str] = ()) -> Change:
         mapper, key = self.identity_of(instance)
-        return Change(instance, mapper, [name for name in mapper.names if name in names], key)
+        return Change(verb, instance, mapper, [name for name in mapper.names if name in names], key)
 
     def _refuse_collisions(self, plan: Plan) -> None:
         """Refuse a new object whose key another object of the session has: the database would, less clearly."""
-        leaving = {id(change.instance) for level in plan.updates for change in level}
-        leaving |= {id(c.instance) for level in plan.early_updates for c in level}
-        leaving |= {id(c.instance) for c in plan.early_deletes}
-        for mapper, instance in plan.inserts():
-            key = mapper.key_of(instance.__data__)
-            if key is None or isinstance(key, peewee.Node):
-                continue
-            known = self.identity_map.find(mapper.model, mapper.identity(key))
-            if known is not None and known is not instance and id(known) not in leaving:
+        leaving = {id(change.instance) for change in [*plan.updates, *plan.deletes]}
+        for insert in plan.inserts():
+            key = insert.mapper.key_given(insert.instance.__data__)
+            known = None if key is None else self.identity_map.find(insert.mapper.model, key)
+            if known is not None and known is not insert.instance and id(known) not in leaving:
                 raise FlushError(
-                    f"{instance!r} is new and has the key of {known!r}, which is in the session and has a row. "
+                    f"{insert.instance!r} is new and has the key of {known!r}, which is in the session and has a row. "
                     "Change that one, or use session.merge(obj)."
                 )
 
@@ -225,26 +210,25 @@ class UnitOfWork:
 
     def settle(self, plan: Plan, persister: Persister) -> list[Step]:
         """Make the books and the objects agree with what was written, and return how to take it back."""
-        switched = {id(change): change for _, change in plan.switched}
-        new = {id(instance) for _, instance in plan.inserts()} | {id(c.instance) for c in switched.values()}
-        filled: Filled = []
+        for change in plan.switched:
+            plan.updates.remove(change)
+            plan.new.setdefault(change.mapper, []).append(change.instance)
+        new = {id(instance) for instances in plan.new.values() for instance in instances}
+        filled: dict[Mapper, list[Fill]] = {}
         former: dict[int, dict[str, Any]] = {}
         for instance, name, old in persister.filled:
             if id(instance) in new:
-                filled.append((instance, name, old, instance.__data__[name]))
+                filled.setdefault(self.loader.mapper(type(instance)), []).append((instance, name, old))
             else:
                 former.setdefault(id(instance), {}).setdefault(name, old)
-        log = [self.settle_deleted(c.instance, c.mapper) for c in [*plan.early_deletes, *plan.deletes]]
-        for deleted, change in plan.switched:
-            log.append(self.settle_deleted(deleted, change.mapper))
-            plan.new.setdefault(change.mapper, []).append(change.instance)
-        for change in itertools.chain(*plan.early_updates, *plan.updates):
-            if id(change) not in switched:
-                committed = change.instance._committed
-                values = former.get(id(change.instance), {})
-                values.update((name, committed[name]) for name in change.names if name in committed)
-                log.append(self.settle_updated(change.instance, change.mapper, values))
-        log += [self._settle_new(mapper, instances, filled) for mapper, instances in plan.new.items()]
+        log: list[Step] = [self.settle_deleted(c.row, c.mapper) for c in [*plan.deletes, *plan.switched]]
+        for change in plan.updates:
+            committed = change.instance._committed
+            values = former.get(id(change.instance), {})
+            values.update((name, committed[name]) for name in change.names if name in committed)
+            log.append(self.settle_updated(change.instance, change.mapper, values))
+            log += self._follow(change, values)
+        log += [self._settle_new(mapper, instances, filled.get(mapper, ())) for mapper, instances in plan.new.items()]
         self.tidy()
         self.pending.clear()
         return log
@@ -254,91 +238,61 @@ class UnitOfWork:
         for instance in [instance for instance in self.dirty.values() if not changed_names(instance)]:
             self.dirty.pop(id(instance))._committed = CLEAN
 
-    def _settle_new(self, mapper: Mapper, instances: Sequence[Any], filled: Filled) -> Step:
-        given, keys = [instance._given for instance in instances], []
+    def _settle_new(self, mapper: Mapper, instances: Sequence[Any], filled: Sequence[Fill]) -> Step:
+        step = Inserted(mapper, instances, filled)
         for instance in instances:
-            data = instance.__data__
+            data, number = instance.__data__, id(instance)
             if len(data) < len(mapper.names):
                 for name in mapper.names:
                     data.setdefault(name)
             self._take_copies(data, mapper, mapper.mutable)
-            keys.append(mapper.identity(mapper.key_of(data)) if mapper.key_names else None)
-            self.identity_map.add(mapper.model, keys[-1], instance)
+            key = mapper.identity(mapper.key_of(data)) if mapper.key_names else None
+            if key is not None:
+                self.identity_map.add(mapper.model, key, instance)
+            step.keys.append(key)
             instance._committed, instance._given, instance._epoch = CLEAN, None, self.loader.epoch
-            self.new.pop(id(instance), None)
-
-        def undo(keep: bool) -> None:
-            restored = set()
-            for instance, former, key in zip(instances, given, keys):
-                self.identity_map.discard(mapper.model, key, instance)
-                if instance._owner is self.owner or (instance._owner is None and instance._committed is not None):
-                    self._renew(instance, former, keep)
-                    restored.add(id(instance))
-            for instance, name, old, new in reversed(filled):
-                if id(instance) in restored and instance.__data__.get(name) == new:
-                    _put(instance.__data__, name, old)
-
-        return Step(instances, undo, inserted=True)
-
-    def _renew(self, instance: Any, given: Any, keep: bool) -> None:
-        """Make an inserted object new again, or transient; one that was expunged meanwhile has no row either."""
-        for books in (self.dirty, self.deleted, self.gone):
-            books.pop(id(instance), None)
-        instance._committed, instance._given = None, given
-        if not keep:
-            instance._owner = None
-        elif instance._owner is self.owner:
-            self.new[id(instance)] = instance
+            del self.new[number]
+            if self.gone.pop(number, None) is not None:
+                step.gone.add(number)
+        return step
 
     def settle_updated(self, instance: Any, mapper: Mapper, former: dict[str, Any]) -> Step:
         """Note that the row has an object's values now; `former` has those that it had before, of what changed."""
-        data, committed = instance.__data__, instance._committed
-        self._take_copies(data, mapper, [name for name in mapper.mutable if name in former])
-        old = new = None
-        if not former.keys().isdisjoint(mapper.key_names):
-            old = mapper.identity(tuple(former.get(name, data.get(name)) for name in mapper.key_names))
-            new = mapper.identity(mapper.key_of(data))
-            self._rekey(instance, mapper, old, new)
+        step = Updated(mapper, instance, former)
+        self._take_copies(instance.__data__, mapper, [name for name in mapper.mutable if name in former])
+        if step.keys is not None:
+            self.rekey(mapper, instance, *step.keys)
+        committed = instance._committed
         instance._committed = {name: value for name, value in committed.items() if name not in former} or CLEAN
         instance._epoch = self.loader.epoch
+        return step
 
-        def undo(keep: bool) -> None:
-            if instance._owner is not self.owner:
-                return  # it was expunged meanwhile
-            if new is not None:
-                self._rekey(instance, mapper, new, old)
-            if keep:
-                instance._committed = {**instance._committed, **former}
-                self.dirty[id(instance)] = instance
-            else:
-                _restore(instance, former)
-
-        return Step([instance], undo)
+    def _follow(self, change: Change, former: Mapping[str, Any]) -> list[Step]:
+        """Let the objects that refer to a row follow when the key they refer by has changed, as their rows have."""
+        steps: list[Step] = []
+        for field in change.mapper.model._meta.backrefs:
+            target = field.rel_field.name
+            if target not in former or (field.on_update or "").upper() != "CASCADE":
+                continue
+            mapper = self.loader.mapper(field.model)
+            for reference in list(self.identity_map.rows(field.model).values()):
+                child = reference()
+                if child is None or child.__data__.get(field.name) != former[target]:
+                    continue
+                if field.name not in child._committed:
+                    child.__data__[field.name] = change.instance.__data__[target]
+                    steps.append(self.settle_updated(child, mapper, {field.name: former[target]}))
+        return steps
 
     def settle_deleted(self, instance: Any, mapper: Mapper) -> Step:
         """Note that the row of an object is deleted."""
-        committed, key = instance._committed, self.identity_of(instance)[1]
-        self.identity_map.discard(mapper.model, key, instance)
+        step = Deleted(mapper, instance, self.identity_of(instance)[1])
+        self.identity_map.discard(mapper.model, step.key, instance)
         for books in (self.dirty, self.deleted):
             books.pop(id(instance), None)
         instance._committed = DELETED
         self.gone[id(instance)] = instance
-
-        def undo(keep: bool) -> None:
-            if instance._owner is not self.owner:
-                return
-            for books in (self.new, self.gone):
-                books.pop(id(instance), None)
-            instance._committed, instance._given = committed, None
-            self.identity_map.add(mapper.model, key, instance)
-            if keep:
-                self.deleted[id(instance)] = instance
-            if committed:
-                self.dirty[id(instance)] = instance
-                if not keep:
-                    self.revert(instance)
-
-        return Step([instance], undo)
+        return step
 
     def _take_copies(self, data: dict[str, Any], mapper: Mapper, names: Iterable[str]) -> None:
         """Part the values that were written from the dicts and lists that the program may go on changing."""
@@ -346,33 +300,14 @@ class UnitOfWork:
             if type(data[name]) is dict or type(data[name]) is list:
                 data[name] = mapper.by_name[name].normal(data[name]) if data[name] else type(data[name])()
 
-    def _rekey(self, instance: Any, mapper: Mapper, old: Any, new: Any) -> None:
+    def rekey(self, mapper: Mapper, instance: Any, old: Any, new: Any) -> None:
+        """Enter an object under another key."""
         self.identity_map.discard(mapper.model, old, instance)
         self.identity_map.add(mapper.model, new, instance)
 
-    # Taking back
-
-    def undo(self, log: Sequence[Step], keep: bool = False) -> None:
-        """Take back what flushes have written, and with `keep` False also what is yet to be flushed.
-
-        Objects that the log inserted are as they were before it, but with the values that they have now.
-        """
-        fresh = {id(instance) for step in log if step.inserted for instance in step.instances}
-        if not keep:
-            for instance in [instance for number, instance in self.dirty.items() if number not in fresh]:
-                self.revert(instance)
-            self.deleted.clear()
-        for step in reversed(log):
-            step.undo(keep or (not step.inserted and id(step.instances[0]) in fresh))
-        if not keep:
-            for instance in self.new.values():
-                instance._owner = None
-            self.new.clear()
-            self.pending.clear()
-
     def revert(self, instance: Any) -> None:
         """Give an object its committed values back."""
-        _restore(instance, instance._committed)
+        restore(instance, instance._committed)
         instance._committed = CLEAN
         self.dirty.pop(id(instance), None)
 
@@ -382,16 +317,3 @@ class UnitOfWork:
             instance._owner = None
         self.gone.clear()
         self.loader.epoch += 1
-
-
-def _put(data: dict[str, Any], name: str, value: Any) -> None:
-    if value is MISSING:
-        data.pop(name, None)
-    else:
-        data[name] = value
-
-
-def _restore(instance: Any, values: Mapping[str, Any]) -> None:
-    for name, value in values.items():
-        instance.__rel__.pop(name, None)
-        _put(instance.__data__, name, value)

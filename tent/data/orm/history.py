@@ -1,0 +1,169 @@
+"""What the flushes of a transaction did to the objects, and how to take it back.
+
+Each step can be undone in two ways. In a rollback, objects get their former values back. When the database has lost
+what was flushed (a commit failed), the changes are kept on the objects, as changes that the next flush writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .mapper import Mapper
+from .mutable import plain
+from .tracking import CLEAN, DELETED, MISSING, is_same
+
+
+class Step:
+    """What a flush did to some objects."""
+
+    inserted = False
+
+    def __init__(self, mapper: Mapper, instances: Sequence[Any]) -> None:
+        self.mapper = mapper
+        self.instances = instances
+
+    def undo(self, unit: Any, keep: bool) -> None:
+        """Take it back; with `keep` the changes stay on the objects, yet to be flushed."""
+        raise NotImplementedError
+
+
+class Inserted(Step):
+    """Objects got a row, and keys and other values were filled into them."""
+
+    inserted = True
+
+    def __init__(self, mapper: Mapper, instances: Sequence[Any], filled: Sequence[tuple[Any, str, Any]]) -> None:
+        super().__init__(mapper, instances)
+        self.given = [instance._given for instance in instances]
+        self.keys: list[Any] = []
+        self.gone: set[int] = set()  # those that had been deleted in the transaction before
+        self.filled = [(instance, name, old, instance.__data__[name]) for instance, name, old in filled]
+
+    def undo(self, unit: Any, keep: bool) -> None:
+        undone = set()
+        for instance, given, key in zip(self.instances, self.given, self.keys):
+            unit.identity_map.discard(self.mapper.model, key, instance)
+            if instance._owner is unit.owner or (instance._owner is None and instance._committed is not None):
+                self._renew(unit, instance, given, keep)
+                undone.add(id(instance))
+        for instance, name, old, new in reversed(self.filled):
+            if id(instance) in undone and instance.__data__.get(name) == new:
+                put(instance.__data__, name, old)
+
+    def _renew(self, unit: Any, instance: Any, given: Any, keep: bool) -> None:
+        """Let an object be new again; one that was expunged meanwhile has no row either."""
+        for books in (unit.dirty, unit.deleted, unit.gone):
+            books.pop(id(instance), None)
+        instance._committed, instance._given = None, given
+        if instance._owner is unit.owner:
+            unit.new[id(instance)] = instance
+            if id(instance) in self.gone:
+                unit.gone[id(instance)] = instance
+
+
+class Updated(Step):
+    """The row of an object got its values. `former` has those that it had before, of what changed."""
+
+    def __init__(self, mapper: Mapper, instance: Any, former: dict[str, Any]) -> None:
+        super().__init__(mapper, [instance])
+        self.former = former
+        self.keys: tuple[Any, Any] | None = None  # before and after
+        if not former.keys().isdisjoint(mapper.key_names):
+            data = instance.__data__
+            old = mapper.identity(tuple(former.get(name, data.get(name)) for name in mapper.key_names))
+            self.keys = old, mapper.identity(mapper.key_of(data))
+
+    def undo(self, unit: Any, keep: bool) -> None:
+        instance = self.instances[0]
+        if instance._owner is not unit.owner:
+            return  # it was expunged meanwhile
+        if self.keys is not None:
+            unit.rekey(self.mapper, instance, *reversed(self.keys))
+        if keep:
+            instance._committed = {**instance._committed, **self.former}
+            unit.dirty[id(instance)] = instance
+        else:
+            restore(instance, self.former)
+
+
+class Deleted(Step):
+    """The row of an object was deleted."""
+
+    def __init__(self, mapper: Mapper, instance: Any, key: Any) -> None:
+        super().__init__(mapper, [instance])
+        self.key = key
+        self.committed = instance._committed
+        self.data = {name: plain(value) for name, value in instance.__data__.items()}
+        self.related = dict(instance.__rel__)
+
+    def undo(self, unit: Any, keep: bool) -> None:
+        instance = self.instances[0]
+        if instance._owner is not unit.owner:
+            return
+        added_again = unit.new.pop(id(instance), None) is not None
+        unit.gone.pop(id(instance), None)
+        instance._committed, instance._given = self.committed, None
+        unit.identity_map.add(self.mapper.model, self.key, instance)
+        if keep and added_again:
+            # Deleted and inserted again, it comes to a change of its row.
+            now = instance.__data__
+            changed = {n: old for n, old in self.data.items() if not is_same(old, now.get(n, MISSING))}
+            instance._committed = {**changed, **(self.committed or {})} or CLEAN
+        else:
+            instance.__data__.clear()
+            instance.__data__.update(self.data)
+            instance.__rel__.clear()
+            instance.__rel__.update(self.related)
+            if keep:
+                unit.deleted[id(instance)] = instance
+        if instance._committed:
+            unit.dirty[id(instance)] = instance
+            if not keep:
+                unit.revert(instance)
+
+
+def take_back(unit: Any, log: Sequence[Step], keep: bool = False) -> None:
+    """Undo the steps of a log, the last first; unless `keep`, also what is yet to be flushed.
+
+    Objects that the log inserted are as they were before it, but with the values that they have now.
+    """
+    fresh = _first_inserted(log)
+    if not keep:
+        for instance in [instance for number, instance in unit.dirty.items() if number not in fresh]:
+            unit.revert(instance)
+        unit.deleted.clear()
+    for step in reversed(log):
+        step.undo(unit, keep or (not step.inserted and id(step.instances[0]) in fresh))
+    if not keep:
+        for number, instance in unit.new.items():
+            if number in unit.gone:
+                instance._committed = DELETED
+            else:
+                instance._owner = None
+        unit.new.clear()
+        unit.pending.clear()
+
+
+def restore(instance: Any, values: Mapping[str, Any]) -> None:
+    """Give an object values that it had; related objects are found again by their keys."""
+    for name, value in values.items():
+        instance.__rel__.pop(name, None)
+        put(instance.__data__, name, value)
+
+
+def put(data: dict[str, Any], name: str, value: Any) -> None:
+    """Set a value; MISSING means that there is none."""
+    if value is MISSING:
+        data.pop(name, None)
+    else:
+        data[name] = value
+
+
+def _first_inserted(log: Sequence[Step]) -> set[int]:
+    """Return the objects, by `id`, that had no row before the log."""
+    first: dict[int, bool] = {}
+    for step in log:
+        for instance in step.instances:
+            first.setdefault(id(instance), step.inserted)
+    return {number for number, inserted in first.items() if inserted}

@@ -1,0 +1,223 @@
+"""What has to be written before what: foreign keys, and unique values that one row frees and another takes."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import peewee
+
+from .commit_order import Edge, components
+from .mapper import Mapper
+from .persister import Change
+
+Slot = tuple[Any, tuple[str, ...], tuple[Any, ...]]  # a model, the names of unique columns, and their values
+
+
+class Plan:
+    """What one flush writes.
+
+    A new object with the key of a deleted one takes over its row: it is in `updates`, and in `switched`.
+    """
+
+    def __init__(self, new: dict[Mapper, list[Any]], updates: list[Change], deletes: list[Change]) -> None:
+        self.new = new
+        self.updates = updates
+        self.deletes = deletes
+        self.switched: list[Change] = []
+        if new and deletes:
+            self._switch_rows()
+
+    def __bool__(self) -> bool:
+        return bool(self.new or self.updates or self.deletes)
+
+    def inserts(self) -> Iterator[Change]:
+        """Go through the new objects, as changes."""
+        for mapper, instances in self.new.items():
+            for instance in instances:
+                yield Change("insert", instance, mapper, mapper.names)
+
+    def operations(self) -> list[Change]:
+        """Return all that is to be written."""
+        return [*self.inserts(), *self.updates, *self.deletes]
+
+    def _switch_rows(self) -> None:
+        deleted = {(change.mapper.model, change.key): change for change in self.deletes}
+        for insert in list(self.inserts()):
+            mapper = insert.mapper
+            former = deleted.pop((mapper.model, mapper.key_given(insert.instance.__data__)), None)
+            if former is not None:
+                given = insert.instance._given or ()
+                left = {*mapper.key_names, *({mapper.version} - set(given))}
+                names = [name for name in mapper.names if name not in left]
+                change = Change("update", insert.instance, mapper, names, former.key, row=former.instance)
+                self.switched.append(change)
+                self.updates.append(change)
+                self.deletes.remove(former)
+                self.new[mapper] = [instance for instance in self.new[mapper] if instance is not insert.instance]
+        self.new = {mapper: instances for mapper, instances in self.new.items() if instances}
+
+
+def order_of_models(mappers: Iterable[Mapper]) -> list[Mapper] | None:
+    """Return mappers, each after those that it refers to; None when tables refer to each other or themselves."""
+    by_model = {mapper.model: mapper for mapper in mappers}
+    if any(field.rel_model is mapper.model for mapper in by_model.values() for field in mapper.foreign_keys):
+        return None
+    edges = [
+        Edge(mapper.model, field.rel_model)
+        for mapper in by_model.values()
+        for field in mapper.foreign_keys
+        if field.rel_model in by_model
+    ]
+    groups = components(by_model, edges) if edges else [[model] for model in by_model]
+    return [by_model[group[0]] for group in groups] if all(len(group) == 1 for group in groups) else None
+
+
+def needs_order_of_rows(plan: Plan) -> bool:
+    """Tell whether rows have to wait for each other beyond the order of their tables: inserts, updates, deletes."""
+    if any(not change.mapper.referred.isdisjoint(change.names) for change in plan.updates):
+        return True
+    frees = bool(plan.deletes) or any(change.mapper.unique_names & set(change.names) for change in plan.updates)
+    return frees and any(_slots_taken(plan.operations()))
+
+
+def edges_of(operations: Sequence[Change]) -> list[Edge[int]]:
+    """Return which operation, by `id`, comes after which.
+
+    The label of an edge is ("key", name), the foreign key that it is for, or ("slot", names), the unique columns. One
+    for a key that may be NULL is optional, since the key can be set later; so is one for unique columns, since the row
+    that has the values can be given others on the way.
+    """
+    return [*_references(operations), *_departures(operations), *_slots_taken(operations)]
+
+
+def _references(operations: Sequence[Change]) -> Iterator[Edge[int]]:
+    """What refers to a row comes after the operation that makes the row, or gives it the key that is referred to."""
+    makers = [
+        change
+        for change in operations
+        if change.verb == "insert" or (change.verb == "update" and not change.mapper.referred.isdisjoint(change.names))
+    ]
+    by_object = {id(change.instance): change for change in makers}
+    by_value = {
+        (change.mapper.model, name, change.instance.__data__.get(name)): change
+        for change in makers
+        for name in change.mapper.referred
+        if _is_hashable(change.instance.__data__.get(name))
+    }
+    for change in operations:
+        for field in _foreign_keys(change):
+            data, target = change.instance.__data__, field.rel_field.name
+            maker = by_object.get(id(change.instance.__rel__.get(field.name)))
+            if maker is None and data.get(field.name) is not None and _is_hashable(data[field.name]):
+                maker = by_value.get((field.rel_model, target, data[field.name]))
+            if maker is None or (maker is change and data.get(target) is not None):
+                continue  # a row that refers to itself by a key that it has can be written as it is
+            yield Edge(id(change), id(maker), field.null, ("key", field.name))
+
+
+def _departures(operations: Sequence[Change]) -> Iterator[Edge[int]]:
+    """A row is deleted after the rows that refer to it have been deleted, or written for the last time."""
+    by_row = {
+        (change.mapper.model, name, change.old([name])): change
+        for change in operations
+        if change.verb == "delete"
+        for name in change.mapper.referred
+    }
+    if not by_row:
+        return
+    for change in operations:
+        if change.verb == "insert":
+            continue
+        for field in change.mapper.foreign_keys:
+            deleted = by_row.get((field.rel_model, field.rel_field.name, change.old([field.name])))
+            if deleted is not None and deleted is not change:
+                yield Edge(id(deleted), id(change), change.verb == "delete" and field.null, ("key", field.name))
+
+
+def _slots_taken(operations: Sequence[Change]) -> Iterator[Edge[int]]:
+    """What takes a unique value comes after what frees it."""
+    freed = {slot: change for change in operations if change.verb != "insert" for slot in _slots(change, change.old)}
+    if not freed:
+        return
+    for change in operations:
+        if change.verb != "delete":
+            for slot in _slots(change, change.new):
+                if slot in freed and freed[slot] is not change:
+                    yield Edge(id(change), id(freed[slot]), True, ("slot", slot[1]))
+
+
+def _foreign_keys(change: Change) -> Iterator[Any]:
+    if change.verb != "delete":
+        yield from (field for field in change.mapper.foreign_keys if field.name in change.names)
+
+
+def _slots(change: Change, values_of: Callable[[Iterable[str]], tuple[Any, ...]]) -> Iterator[Slot]:
+    for names in change.mapper.unique:
+        if change.verb == "update" and set(names).isdisjoint(change.names):
+            continue
+        values = values_of(names)
+        if None not in values and all(map(_is_hashable, values)):
+            yield change.mapper.model, names, values
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return not isinstance(value, peewee.Node)
+
+
+class ValuesOnTheWay:
+    """Makes values that a row can have for a moment, so that another can take those that it has."""
+
+    def __init__(self) -> None:
+        self._used: set[Any] = set()
+
+    def column(self, change: Change, names: Iterable[str]) -> tuple[str, Any] | None:
+        """Return a column among the unique ones that a change is to write anyway, and a value; None if none will do."""
+        fields = [change.mapper.by_name[name].field for name in names if self._can_write(change, name)]
+        for field in fields:
+            if field.null:
+                return field.name, None
+        for field in fields:
+            make = None if isinstance(field, peewee.ForeignKeyField) else _maker(field)
+            if make is not None:
+                value = next(value for value in iter(make, None) if value not in self._used)
+                self._used.add(value)
+                return field.name, value
+        return None
+
+    def _can_write(self, change: Change, name: str) -> bool:
+        return name in change.names if change.verb == "update" else name not in change.mapper.key_names
+
+
+def _maker(field: Any) -> Callable[[], Any] | None:
+    """Return the function that makes values for a column, which no other row is likely to have."""
+    if isinstance(field, peewee.UUIDField):
+        return uuid.uuid4
+    if isinstance(field, (peewee.CharField, peewee.TextField)):
+        # Of many characters, so that one is enough for a column that has room for no more.
+        length = min(getattr(field, "max_length", None) or 16, 16)
+        return lambda: "".join(chr(random.randrange(0x4E00, 0x9FA6)) for _ in range(length))
+    if isinstance(field, peewee.IntegerField):
+        return lambda: -random.randrange(2**14, 2 ** (15 if isinstance(field, peewee.SmallIntegerField) else 31))
+    return None
+
+
+def by(key: Callable[[Any], Any], items: Iterable[Any]) -> dict[Any, list[Any]]:
+    """Return items in groups of one key, in the order in which they came."""
+    groups: dict[Any, list[Any]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def path(cycle: Sequence[int], edges: Iterable[Edge[int]]) -> list[tuple[int, int, str]]:
+    """Return the steps of a cycle: what needs what, and for which column."""
+    labels: dict[Any, Any] = {(edge.node, edge.needs): edge.label for edge in edges}
+    return [(a, b, labels[a, b][1]) for a, b in itertools.pairwise(cycle)]
