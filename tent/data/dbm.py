@@ -41,6 +41,8 @@ MODELS
     from `TableMixin` says aloud. `__abstract__ = True` makes a class that is no table, but a base of models.
     `declarative_base()` makes another `Base`, with models of its own.
 
+    `install_tables(engine)` creates the tables that are missing, and `uninstall_tables(engine)` drops them.
+
 SESSIONS
     `open_session(engine)` opens a conversation with the database. Nothing is written before `flush`, `commit` or a
     query; then all is, in a few statements. One row is one object. `rollback` gives objects their former values
@@ -49,6 +51,8 @@ SESSIONS
 
     `with transaction(engine) as session:` commits at its end; `run_transaction(engine, callback)` repeats the work
     when the database was busy. `scoped_session(engine)` is one session for each thread or task behind one name.
+
+    `make_transient(obj)` makes an object a new one, whose row is yet to be inserted: a copy of the row that it had.
 
 ERRORS
     What the database refuses raises Peewee's errors (`peewee.IntegrityError` …), which name the object. The others

@@ -40,9 +40,10 @@ class User(dbm.TableMixin):
         """
         if name is not None:
             values["name"] = name
-        if values.get("entity_id") is None and "__no_default__" not in values:
-            values["entity_id"] = entity_id(name)
+        is_loaded = "__no_default__" in values
         super().__init__(**values)
+        if self.entity_id is None and not is_loaded:
+            self.entity_id = entity_id(name)
 
 
 class Profile(dbm.TableMixin):

@@ -139,6 +139,13 @@ def _path(value: Any) -> str:
     return path
 
 
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # an integer of more digits than Python shows
+        return _article(type(value).__name__)
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and abs(value) < 2**63
 
@@ -166,7 +173,7 @@ def _pragmas(value: Any) -> dict[str, Any]:
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"{name!r} is no name of a pragma.")
         if not _is_number(setting) and not (isinstance(setting, str) and _WORD.match(setting)):
-            raise ValueError(f"The pragma {name!r} must be a number or a word, not {setting!r}.")
+            raise ValueError(f"The pragma {name!r} must be a number or a word, not {_shown(setting)}.")
     return {name.lower(): int(setting) if isinstance(setting, bool) else setting for name, setting in value.items()}
 
 

@@ -6,9 +6,11 @@ it: the same database with a connection of its own, taken from the engine's pool
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
+import sys
 import threading
 import time
 import weakref
@@ -145,16 +147,71 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
         return super().execute(query, **context_options)
 
     def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
-        """Run one statement for each row of parameters, and return the number of rows that it changed."""
+        """Run one statement for each row of parameters, and return the number of rows that it changed.
+
+        An error has the attribute `place`: the number of the row of parameters that it came with.
+        """
         start = time.perf_counter()
         try:
             with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
                 cursor = self.cursor()
-                cursor.executemany(sql, rows)
+                cursor.executemany(sql, self._counted(rows))
                 return int(cursor.rowcount)
+        except Exception as error:
+            error.place = self._place  # type: ignore[attr-defined]
+            raise
         finally:
             if self.query_hooks:
                 self._notify_hooks(sql, rows, start, None)
+
+    def _counted(self, rows: Sequence[Any]) -> Iterator[Any]:
+        for self._place, row in enumerate(rows):
+            yield row
+
+    def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
+        try:
+            return super()._execute_cursor(sql, params, **options)
+        except (OverflowError, UnicodeEncodeError) as error:
+            raise peewee.DataError(f"a value can't be passed to the database: {error}") from error
+
+    # What is registered on connections is registered on those that are idle, too: new ones take their place
+
+    def register_aggregate(self, *args: Any, **options: Any) -> None:
+        super().register_aggregate(*args, **options)
+        self._renew()
+
+    def register_collation(self, *args: Any, **options: Any) -> None:
+        super().register_collation(*args, **options)
+        self._renew()
+
+    def register_function(self, *args: Any, **options: Any) -> None:
+        super().register_function(*args, **options)
+        self._renew()
+
+    def register_window_function(self, *args: Any, **options: Any) -> None:
+        super().register_window_function(*args, **options)
+        self._renew()
+
+    def load_extension(self, extension: str) -> None:
+        super().load_extension(extension)
+        self._renew()
+
+    def attach(self, filename: str, name: str) -> bool:
+        attached = bool(super().attach(filename, name))
+        self._renew()
+        return attached
+
+    def _renew(self) -> None:
+        self.close_idle()
+
+    def __del__(self) -> None:
+        if self.origin is None and self.__dict__.get("_forks") == _forks and not sys.is_finalizing():
+            self._close_connections()
+
+    def _close_connections(self) -> None:
+        for conn in [entry[-1] for entry in self._connections] + [entry.connection for entry in self._in_use.values()]:
+            with contextlib.suppress(sqlite3.Error):
+                conn.close()
 
     def parse(self, query: Any, **options: Any) -> tuple[str, list[Any]]:
         """Return the SQL of a Peewee query, or of a part of one, and its parameters."""
@@ -220,11 +277,12 @@ class MemoryEngine(Engine):
     can be in a transaction at a time.
     """
 
+    _memory: Any = None
+
     def __init__(self, path: str, pragmas: dict[str, Any], timeout: float, echo: bool = False) -> None:
         super().__init__(path, pragmas, timeout, echo)
         self._turn = _Turn()
         self._home = os.getpid()
-        self._memory: Any = None
 
     def begin(self, lock_type: str | None = None) -> None:
         self._turn.take(self._state, self._timeout)
@@ -247,7 +305,27 @@ class MemoryEngine(Engine):
     def close_all(self) -> None:
         """Close the connection, and with it the database: what it held is gone."""
         self.close()
+        self._close_connections()
         self._memory = None
+
+    def attach(self, filename: str, name: str) -> bool:
+        self.connection()
+        return super().attach(filename, name)
+
+    def load_extension(self, extension: str) -> None:
+        self.connection()
+        super().load_extension(extension)
+
+    def _renew(self) -> None:
+        if self._memory is not None:
+            self._load_aggregates(self._memory)
+            self._load_collations(self._memory)
+            self._load_functions(self._memory)
+            self._load_window_functions(self._memory)
+
+    def _close_connections(self) -> None:
+        if self._memory is not None:
+            self._memory.close()
 
     def _connect(self) -> Any:
         if self.origin is not None:

@@ -96,8 +96,8 @@ class Execution:
                 if self.unit.owner is not owner:
                     raise ResourceClosedError("The session was closed, or let go of its objects, during the iteration.")
                 part = BufferedCursor(rows, cursor.description)
-                part.load = self.unit.loader.load_query
-                yield from self._once(lambda: list(query._get_cursor_wrapper(part)))
+                part.load = self.load
+                yield from list(query._get_cursor_wrapper(part))
             cursor.close()
         finally:
             if reader is not self.database:
@@ -173,8 +173,13 @@ class Execution:
         if not _only_reads(sql):
             self.transaction.begin()
         cursor = self.database.fetch(sql, params)
-        cursor.load = self.unit.loader.load_query
+        cursor.load = self.load
         return cursor
+
+    @exclusive
+    def load(self, query: Any, cursor: BufferedCursor) -> Result[Any]:
+        """Make the objects of a query's rows."""
+        return self.unit.loader.load_query(query, cursor)
 
     @exclusive
     def _once(self, call: Callable[[], Any]) -> Any:

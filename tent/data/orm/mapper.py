@@ -43,7 +43,7 @@ _TYPES: dict[type, tuple[type, ...]] = {
     peewee.UUIDField: (uuid.UUID,),
     peewee.BinaryUUIDField: (uuid.UUID,),
     peewee.DecimalField: (decimal.Decimal,),
-    peewee.BlobField: (bytes,),
+    peewee.BlobField: (bytes, bytearray),
 }
 
 
@@ -81,23 +81,32 @@ class Column:
         """Return a value as the driver takes it. Raises `peewee.DataError` for one that the column can't hold."""
         if value is None or (isinstance(value, peewee.Node) and not isinstance(value, peewee.Model)):
             return value
-        encoded = self.encode(value)
+        try:
+            encoded = self.encode(value)
+        except (ValueError, TypeError, ArithmeticError) as error:
+            raise peewee.DataError(f"{self} can't hold {shown(value)}: {error}") from error
         if self.native is not None and not isinstance(encoded, self.native) and not isinstance(encoded, peewee.Node):
-            model = self.field.model.__name__
-            raise peewee.DataError(
-                f"{model}.{self.name} is a {type(self.field).__name__} and can't hold {_short(value)}, "
-                f"a value of the type {type(value).__name__}"
-            )
+            raise peewee.DataError(f"{self} can't hold {shown(value)}, a value of the type {type(value).__name__}")
         return encoded
+
+    def __str__(self) -> str:
+        return f"{self.field.model.__name__}.{self.name} ({type(self.field).__name__})"
 
     def decoded(self, value: Any) -> Any:
         """Return a row's value as the attribute has it."""
         value = value if value is None or self.decode is None else self.decode(value)
         return bytes(value) if isinstance(value, (memoryview, bytearray)) else value
 
+    def converted(self, value: Any, encoded: Any) -> Any:
+        """Return what an attribute has after a flush that encoded its value, which was of another type than a row's."""
+        try:
+            return self.decoded(encoded)
+        except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
+            raise peewee.DataError(f"{self} can't hold {shown(value)}: {error}") from error
+
     def normal(self, value: Any) -> Any:
         """Return a value as it would come back from the database: "1" as 1 for an integer column."""
-        return self.decoded(self.encoded_one(value))
+        return self.converted(value, self.encoded_one(value))
 
 
 class Mapper:
@@ -185,7 +194,7 @@ class Mapper:
 
     def _no_key(self, key: Any) -> InvalidRequestError:
         names = ", ".join(self.key_names) or "none: the model has no primary key"
-        return InvalidRequestError(f"{_short(key)} is no key of {self.model.__name__}, whose key columns are {names}.")
+        return InvalidRequestError(f"{shown(key)} is no key of {self.model.__name__}, whose key columns are {names}.")
 
 
 class VersionField(peewee.IntegerField):
@@ -275,6 +284,7 @@ def _unique_sets(meta: Any) -> list[tuple[str, ...]]:
     return [names for names in sets if names]
 
 
-def _short(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a value as a message shows it, cut short."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"

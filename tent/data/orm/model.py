@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -76,6 +77,7 @@ class ModelMetadata(peewee.Metadata):
     """Peewee's metadata, whose fields get accessors that track changes."""
 
     direct: frozenset[str] = frozenset()  # the names of the fields that a constructor can put into __data__ as they are
+    mutable: frozenset[str] = frozenset()  # of these, those whose values can be changed in place
 
     def add_ref(self, field: Any) -> None:
         super().add_ref(field)
@@ -87,10 +89,18 @@ class ModelMetadata(peewee.Metadata):
             if isinstance(field, peewee.ForeignKeyField):
                 field.backref_accessor_class = tracking.BackrefAccessor
             self.direct = self.direct - {field_name} | ({field_name} if field.accessor_class in _DIRECT else set())
+            self.mutable = frozenset(
+                self.mutable | {field_name} if field.accessor_class is _DIRECT[1] else self.mutable
+            )
         super().add_field(field_name, field, set_attribute)
         self.__dict__.pop("mappers", None)  # what was compiled for the former fields
         if isinstance(field, peewee.FieldDatabaseHook) and self.database is None:
             field._db_hook(_sqlite)  # type: ignore[attr-defined]
+
+    def set_database(self, database: Any) -> None:
+        super().set_database(database)
+        for hook in self._db_hooks if database is None else ():  # type: ignore[attr-defined]
+            hook(_sqlite)
 
 
 # A JSONField builds its SQL for the database of its model; ours have none, and speak SQLite's JSON.
@@ -120,6 +130,8 @@ class ModelRoot(peewee.Model):
         data = self.__data__ = {} if values.pop("__no_default__", None) else meta.get_default_dict()
         self.__rel__ = {}
         self._given = values
+        for name in meta.mutable & values.keys():
+            values[name] = mutable.plain(values[name]) if mutable.is_tied(values[name]) else values[name]
         if values.keys() <= meta.direct:
             data.update(values)
             return
@@ -178,7 +190,9 @@ class ModelRoot(peewee.Model):
         return twin
 
     def __deepcopy__(self: _Self, memo: dict[int, Any]) -> _Self:
-        return self.__copy__()
+        twin = self.__copy__()
+        twin.__data__ = copy.deepcopy(twin.__data__, memo)
+        return twin
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)

@@ -35,12 +35,19 @@ def tie(value: Any, object: Any, name: str, notify: Notify) -> Any:
     return root.value
 
 
+def is_tied(value: Any) -> bool:
+    """Tell whether a value is one that `tie` made, or a part of one."""
+    return isinstance(value, _Mutable)
+
+
 def plain(value: Any) -> Any:
-    """Return a deep copy of a value with plain dicts and lists."""
+    """Return a copy of a value with plain dicts and lists, at any depth."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [plain(item) for item in value]
+    if type(value) is tuple:
+        return tuple(plain(item) for item in value)
     return value
 
 
@@ -49,7 +56,7 @@ def _wrapped(value: Any, root: Root) -> Any:
         wrapped = MutableDict({key: _wrapped(item, root) for key, item in value.items()})
         wrapped._root = root
         return wrapped
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):  # JSON makes lists of tuples
         items = MutableList([_wrapped(item, root) for item in value])
         items._root = root
         return items
@@ -78,6 +85,10 @@ class MutableDict(_Mutable, dict[Any, Any]):
     """A dict that tells its object of changes."""
 
     __slots__ = ("_root",)
+
+    @classmethod
+    def fromkeys(cls, keys: Iterable[Any], value: Any = None) -> Any:
+        return dict.fromkeys(keys, value)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self._root.will_change()

@@ -12,7 +12,7 @@ from peewee import qualify_names  # type: ignore[attr-defined]
 
 from .engine import Engine
 from .errors import FlushError, StaleDataError, explain
-from .mapper import BATCH, Mapper, chunks, in_clause
+from .mapper import BATCH, Mapper, chunks, in_clause, mapper_of, shown
 from .tracking import MISSING
 
 Fill = tuple[Any, str, Any]
@@ -281,7 +281,7 @@ class Persister:
         if encoded is not values and column.type is not None:
             for instance, value, converted in zip(instances, values, encoded):
                 if value is not None and type(value) not in column.type and not isinstance(value, peewee.Node):
-                    self.fill(instance, name, column.decoded(converted))
+                    self.fill(instance, name, column.converted(value, converted))
         return encoded
 
     def _values_with_expressions(
@@ -321,15 +321,39 @@ class Persister:
         except FlushError:
             raise
         except Exception as error:
-            instance, error = instance_of(items[0]), error
-            if len(items) > 1:
-                for item in items:
-                    try:
-                        write([item])
-                    except Exception as its_own:
-                        instance, error = instance_of(item), its_own
-                        break
+            item, error = self._culprit(items, error, write)
+            instance = instance_of(item)
+            self._find_value(instance, error)
             raise explain(error, context.format(repr(instance)), instance) from error.__cause__
+
+    def _find_value(self, instance: Any, error: Exception) -> None:
+        """Add the column and the value to an error that the driver met in taking a value, if that is what it was."""
+        if isinstance(error, (peewee.IntegrityError, peewee.OperationalError)):
+            return
+        mapper = mapper_of(type(instance), self.database)
+        for column in mapper.columns:
+            value = instance.__data__.get(column.name)
+            try:
+                if not isinstance(value, peewee.Node):
+                    self.database.execute_sql(f"SELECT {column.placeholder}", [column.encoded_one(value)])
+            except Exception as its_own:
+                if str(column) not in str(error):
+                    error.args = (f"{column} can't hold {shown(value)}: {its_own}",)
+                return
+
+    def _culprit(
+        self, items: Sequence[Any], error: Exception, write: Callable[[Sequence[Any]], None]
+    ) -> tuple[Any, Exception]:
+        """Return the item of a batch whose error it is. A statement that failed as a whole is repeated for each."""
+        place = getattr(error, "place", 0 if len(items) == 1 else None)
+        if place is not None:
+            return items[place], error
+        for item in items:
+            try:
+                write([item])
+            except Exception as its_own:
+                return item, its_own
+        return items[0], error
 
 
 _REMEDY = (

@@ -131,6 +131,7 @@ class Query(Select, Generic[T]):
         _load_tree: Any
         _offset: Any
         _order_by: Any
+        _returning: Any
         _row_type: Any
         _simple_distinct: Any
         _windows: Any
@@ -215,7 +216,10 @@ class Query(Select, Generic[T]):
     def prefetch(self, *subqueries: Any, **options: Any) -> Any:
         """Run the query and others for what its objects refer to, as Peewee's `prefetch`: models or queries."""
         bound = [(q.select() if is_entity(q) else q.clone()).bind(self._database) for q in subqueries]
-        return super().prefetch(*bound, **options)
+        # Peewee goes through the objects twice, and so needs a query that keeps them.
+        keeping = Select(self.model, self._returning, is_default=self._is_default)
+        keeping.__dict__.update(self.__dict__, _where=self._where)
+        return keeping.prefetch(*bound, **options)
 
     def union_all(self, other: Any) -> Any:
         return super().union_all(other).bind(self._database)

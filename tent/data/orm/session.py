@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import operator
+import sqlite3
 import sys
 import threading
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -51,7 +52,7 @@ class Session:
         this = weakref.ref(self)
         database = engine.private(lambda query: this()._execution.run(query))  # type: ignore[union-attr]
         self._unit = UnitOfWork(self, database)
-        self._transaction = Transaction(database, self._unit)
+        self._transaction = Transaction(database, self._unit, self.lock)
         self._execution = Execution(database, self._unit, self._transaction, self.lock, autoflush)
 
     def __repr__(self) -> str:
@@ -70,7 +71,7 @@ class Session:
         `InvalidRequestError` when it is in another open session, or when another object of its row is in this one.
         """
         self._transaction.check()
-        self._refuse_unmapped(instance)
+        refuse_unmapped(instance)
         if instance._committed is None or instance._committed is DELETED:
             self._unit.register_new(instance)
         elif session_of(instance) is not self:
@@ -89,7 +90,7 @@ class Session:
         Raises `InvalidRequestError` for an object that has no row.
         """
         self._transaction.check()
-        self._refuse_unmapped(instance)
+        refuse_unmapped(instance)
         if id(instance) in self._unit.new:
             self._unit.cancel_new(instance)
         elif instance._committed is None or (instance._committed is DELETED and session_of(instance) is not self):
@@ -118,7 +119,7 @@ class Session:
         With `load=False` nothing is read: the object must be clean, and its values are taken as the row's.
         """
         self._transaction.check()
-        self._refuse_unmapped(instance)
+        refuse_unmapped(instance)
         if session_of(instance) is self:
             return instance
         return merging.merge(self._execution, instance, load)  # type: ignore[no-any-return]
@@ -160,12 +161,12 @@ class Session:
 
     def is_modified(self, instance: ModelRoot) -> bool:
         """Return whether an attribute differs from what the row is known to have. Runs no SQL."""
-        self._refuse_unmapped(instance)
+        refuse_unmapped(instance)
         return bool(changed_names(instance))
 
     def state(self, instance: ModelRoot) -> str:
         """Return the state of an object: "transient", "pending", "persistent", "deleted" or "detached"."""
-        self._refuse_unmapped(instance)
+        refuse_unmapped(instance)
         return state_of(instance)
 
     def flag_modified(self, instance: ModelRoot, name: str) -> None:
@@ -257,17 +258,17 @@ class Session:
         """Return whether a savepoint is open."""
         return len(self._transaction.scopes) > 1
 
-    @exclusive
     def close(self) -> None:
         """Roll back what is open, let go of all objects, and give the connection back. The session can be used again.
 
         Warns (`UnsavedChangesWarning`) when changes are lost by it, unless an error is being handled.
         """
+        self._end()
+
+    @exclusive
+    def _end(self) -> None:
         if sys.exc_info()[1] is None:
             self._warn_of_changes()
-        self._close()
-
-    def _close(self) -> None:
         try:
             self._transaction.rollback()
         finally:
@@ -280,7 +281,7 @@ class Session:
                 f"The session was closed with unsaved changes of {len(unsaved)} objects, which are lost, such as "
                 f"{next(iter(unsaved.values()))!r}. Call session.commit() before, or session.rollback() to drop them.",
                 UnsavedChangesWarning,
-                stacklevel=4,
+                stacklevel=5,  # the line that closes the session, or ends its block
             )
 
     def __enter__(self) -> Session:
@@ -289,13 +290,14 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        self._end()
 
     def __del__(self) -> None:
         # A session that was dropped in a transaction must not keep the database locked.
         transaction = self.__dict__.get("_transaction")
         if transaction is not None and transaction.scopes and not sys.is_finalizing():
-            transaction.rollback()
+            with suppress(peewee.PeeweeException, sqlite3.Error):  # its engine may have been closed before
+                transaction.rollback()
 
     # Reading
 
@@ -364,26 +366,29 @@ class Session:
         finally:
             self.autoflush = before
 
-    def _refuse_unmapped(self, instance: Any) -> None:
-        if isinstance(instance, ModelRoot):
-            return
-        if isinstance(instance, type):
-            raise UnmappedInstanceError(
-                f"{instance!r} is a class; an object of it was expected, such as {instance.__name__}(…)."
-            )
-        raise UnmappedInstanceError(
-            f"{instance!r} is {_article(type(instance).__name__)}; an object of a model was expected, that is of a "
-            "class that inherits from dbm.Base."
-        )
-
     def _refuse_strangers(self, instance: Any) -> None:
-        self._refuse_unmapped(instance)
+        refuse_unmapped(instance)
         if session_of(instance) is not self:
             raise InvalidRequestError(f"{instance!r} is {state_of(instance)} and not in this session.")
 
 
+def refuse_unmapped(instance: Any) -> None:
+    """Raise `UnmappedInstanceError` for what is no object of a model."""
+    if isinstance(instance, ModelRoot):
+        return
+    if isinstance(instance, type):
+        raise UnmappedInstanceError(
+            f"{instance!r} is a class; an object of it was expected, such as {instance.__name__}(…)."
+        )
+    raise UnmappedInstanceError(
+        f"{instance!r} is {_article(type(instance).__name__)}; an object of a model was expected, that is of a "
+        "class that inherits from dbm.Base."
+    )
+
+
 def make_transient(instance: ModelRoot) -> None:
     """Make an object one that has no row and no session: adding it inserts a new row. A generated key is taken off."""
+    refuse_unmapped(instance)
     session = session_of(instance)
     if session is not None:
         session.expunge(instance)

@@ -27,7 +27,19 @@ from .errors import DetachedInstanceError, UnloadedColumnError
 
 CLEAN: Mapping[str, Any] = MappingProxyType({})
 DELETED: Mapping[str, Any] = MappingProxyType({})
-MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING"})()
+
+
+class _Missing:
+    """The value of an attribute that has none: its column was not loaded."""
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+    def __reduce__(self) -> str:
+        return "MISSING"  # pickled by this name, as there is one only
+
+
+MISSING: Any = _Missing()
 
 _PLAIN_FIELDS = (
     peewee.IntegerField,
@@ -82,7 +94,11 @@ def is_same(old: Any, new: Any) -> bool:
     Equal is not enough: 1.0 == 1 == True, Decimal("1.0") == Decimal("1.00"), and two times of different zones can be
     equal; what the row would show differs.
     """
-    return old is new or (_kind(old) is _kind(new) and bool(old == new) and str(old) == str(new))
+    if old is new:
+        return True
+    if isinstance(old, (bytes, bytearray)) and isinstance(new, (bytes, bytearray)):
+        return old == new
+    return _kind(old) is _kind(new) and bool(old == new) and str(old) == str(new)
 
 
 def _kind(value: Any) -> type:
@@ -154,9 +170,14 @@ class MutableAccessor(ColumnAccessor):
             return value
         if type(value) is dict or type(value) is list:
             value = instance.__data__[self.name] = mutable.tie(value, instance, self.name, _will_change)
-        elif not isinstance(value, (mutable.MutableDict, mutable.MutableList)):
+        elif not mutable.is_tied(value):
             _keep_copy(instance, self.name, value)
         return value
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        if mutable.is_tied(value) and value is not instance.__data__.get(self.name):
+            value = mutable.plain(value)  # it is another attribute's, whose object it tells of changes
+        super().__set__(instance, value)
 
 
 class _OtherAccessor:
@@ -194,6 +215,9 @@ class ForeignKeyAccessor(_Tracked, peewee.ForeignKeyAccessor):
             return key
         session = session_of(instance)
         if session is None:
+            if instance._meta.database is not None:
+                # Its model is bound to a database: Peewee's own way.
+                return super().__get__(instance, instance_type)  # type: ignore[no-untyped-call]
             raise _without_session(instance, self.name, f"its key can be read as {self.field.object_id_name!r}")
         return session._execution.related(instance, self.field, key)
 
@@ -226,6 +250,8 @@ class BackrefAccessor(peewee.BackrefAccessor):
             return self
         session = session_of(instance)
         if session is None:
+            if instance._meta.database is not None:
+                return super().__get__(instance, instance_type)  # type: ignore[no-untyped-call]
             raise _without_session(instance, self.field.backref, "or query the objects themselves")
         return session.query(self.field.model).where(self.field == instance)
 

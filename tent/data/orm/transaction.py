@@ -10,6 +10,7 @@ import peewee
 from .engine import Engine
 from .errors import InvalidRequestError, ResourceClosedError, StaleDataError
 from .flush import write
+from .guard import exclusive
 from .history import Step, take_back
 from .ordering import Plan
 from .persister import Persister
@@ -29,8 +30,9 @@ class Scope:
 class Transaction:
     """The transactions of a session, one after the other: its database, and what is open on it, outermost first."""
 
-    def __init__(self, database: Engine, unit: UnitOfWork) -> None:
+    def __init__(self, database: Engine, unit: UnitOfWork, lock: Any) -> None:
         self.database = database
+        self.lock = lock
         self.unit = unit
         self.scopes: list[Scope] = []
         self.handle: RootTransaction | None = None  # what begin() gave out
@@ -64,12 +66,17 @@ class Transaction:
         if self.is_flushing:
             raise InvalidRequestError("The session is already flushing: a flush can't be called within a flush.")
         self.is_flushing = True
+        came_along = self.unit.register_reachable()
         try:
             plan = self.unit.plan()
             if plan:
                 self._write(plan)
             else:
                 self.unit.tidy()
+        except BaseException:
+            for instance in came_along:
+                self.unit.cancel_new(instance)
+            raise
         finally:
             self.is_flushing = False
 
@@ -199,6 +206,12 @@ class _Handle:
     """What `begin` and `begin_nested` return: a transaction to end, or to use in a `with` statement."""
 
     is_closed = False
+    _transaction: Transaction
+
+    @property
+    def lock(self) -> Any:
+        """The lock of the session."""
+        return self._transaction.lock
 
     def _commit(self) -> None:
         raise NotImplementedError
@@ -206,12 +219,14 @@ class _Handle:
     def _rollback(self) -> None:
         raise NotImplementedError
 
+    @exclusive
     def commit(self) -> None:
         """End it, keeping what was done. Raises `ResourceClosedError` when it has ended."""
         self._check()
         self._commit()
         self.is_closed = True
 
+    @exclusive
     def rollback(self) -> None:
         """End it, undoing what was done. Raises `ResourceClosedError` when it has ended."""
         self._check()

@@ -95,12 +95,14 @@ class UnitOfWork:
     def register_deleted(self, instance: Any) -> None:
         self.deleted[id(instance)] = instance
 
-    def register_reachable(self) -> None:
-        """Take in the transient objects that were assigned to objects of the session since they were added."""
+    def register_reachable(self) -> list[Any]:
+        """Take in the transient objects that objects of the session refer to by now, and return them."""
+        before = set(self.new)
         for instance in [*self.new.values(), *self.dirty.values()]:
             names = instance.__rel__ if instance._committed is None else instance._committed
             for related in self._reachable(instance, names):
                 self.register_new(related)
+        return [instance for number, instance in self.new.items() if number not in before]
 
     def cancel_new(self, instance: Any) -> None:
         """Let go of a pending object; one whose row was deleted in the transaction is as it was then."""
@@ -171,7 +173,6 @@ class UnitOfWork:
 
     def plan(self) -> Plan:
         """Return what a flush has to write."""
-        self.register_reachable()
         new: dict[Mapper, list[Any]] = {}
         for instance in self.new.values():
             new.setdefault(self.loader.mapper(type(instance)), []).append(instance)
@@ -297,7 +298,7 @@ class UnitOfWork:
     def _take_copies(self, data: dict[str, Any], mapper: Mapper, names: Iterable[str]) -> None:
         """Part the values that were written from the dicts and lists that the program may go on changing."""
         for name in names:
-            if type(data[name]) is dict or type(data[name]) is list:
+            if type(data[name]) in (dict, list, tuple):
                 data[name] = mapper.by_name[name].normal(data[name]) if data[name] else type(data[name])()
 
     def rekey(self, mapper: Mapper, instance: Any, old: Any, new: Any) -> None:

@@ -1,0 +1,670 @@
+"""What a flush sends: nothing before it, then only what changed, in few statements; and what comes back exactly."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import sys
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import peewee
+import pytest
+from conftest import Node, Note, Person
+
+from tent.data import dbm
+
+Model = dbm.declarative_base()
+
+
+class Lower(peewee.CharField):
+    """A field of a user's own, which converts both ways."""
+
+    def db_value(self, value: Any) -> Any:
+        return None if value is None else value.lower()
+
+    def python_value(self, value: Any) -> Any:
+        return None if value is None else value.title()
+
+
+class Words(peewee.TextField):
+    """A field of a user's own, whose values can change in place."""
+
+    def db_value(self, value: Any) -> Any:
+        return None if value is None else " ".join(sorted(value))
+
+    def python_value(self, value: Any) -> Any:
+        return None if value is None else set(value.split())
+
+
+class Everything(Model):
+    """A column of each kind."""
+
+    integer = peewee.IntegerField(null=True)
+    big = peewee.BigIntegerField(null=True)
+    number = peewee.FloatField(null=True)
+    price = peewee.DecimalField(max_digits=10, decimal_places=2, null=True)
+    flag = peewee.BooleanField(null=True)
+    char = peewee.CharField(null=True)
+    text = peewee.TextField(null=True)
+    blob = peewee.BlobField(null=True)
+    code = peewee.UUIDField(null=True)
+    binary_code = peewee.BinaryUUIDField(null=True)
+    moment = peewee.DateTimeField(null=True)
+    day = peewee.DateField(null=True)
+    clock = peewee.TimeField(null=True)
+    stamp = peewee.TimestampField(null=True, default=None, utc=True)
+    address = peewee.IPField(null=True)
+    bits = peewee.BigBitField(null=True)
+    data = peewee.JSONField(null=True)
+    lower = Lower(null=True)
+    words = Words(null=True)
+
+
+class Defaulted(Model):
+    """The database fills in what is left out."""
+
+    name = peewee.CharField()
+    state = peewee.CharField(null=True, constraints=[peewee.SQL("DEFAULT 'new'")])
+    rank = peewee.IntegerField(null=True, constraints=[peewee.SQL("DEFAULT (6 * 7)")])
+    mood = peewee.CharField(null=True, default="good")
+
+
+class DefaultedWithKey(Model):
+    code = peewee.CharField(primary_key=True)
+    state = peewee.CharField(null=True, constraints=[peewee.SQL("DEFAULT 'new'")])
+
+
+class KeyOnly(Model):
+    """Has no column but a generated key."""
+
+
+@pytest.fixture(autouse=True)
+def tables(engine: Any) -> None:
+    dbm.install_tables(engine, models=Model)
+
+
+def rows(engine: Any, sql: str) -> list[Any]:
+    """What the database says, asked on no session's connection."""
+    return list(engine.execute_sql(sql).fetchall())
+
+
+def writes(ran: list[str]) -> list[str]:
+    """The first word of each statement that writes."""
+    return [sql.split()[0] for sql in ran if sql.split()[0] in ("INSERT", "UPDATE", "DELETE")]
+
+
+def make_people(engine: Any, count: int) -> None:
+    engine.execute_sql(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+        "INSERT INTO people (id, name, score, tags) SELECT i, 'p' || i, 0, '[]' FROM n",
+        [count],
+    )
+
+
+# Nothing is written before a flush
+
+
+def test_adding_changing_and_deleting_run_no_sql(session: Any, engine: Any, statements: Callable[[], Any]) -> None:
+    make_people(engine, 3)
+    one, two, three = session.query(Person).all()
+    with statements() as ran:
+        session.add(Person(name="new"))
+        session.add_all([Note(person=one), Node(name="n")])
+        one.name, one.tags = "other", ["x"]
+        two.tags.append("y")
+        session.delete(three)
+    assert ran == []
+
+
+def test_between_the_last_query_and_the_commit_changes_run_no_sql(
+    session: Any, engine: Any, statements: Callable[[], Any]
+) -> None:
+    make_people(engine, 50)
+    people = session.query(Person).all()
+    with statements() as ran:
+        for person in people:
+            person.score += 1
+            person.tags.append("x")
+        before_commit = len(ran)
+        session.commit()
+    assert before_commit == 0
+    assert [sql.split()[0] for sql in ran] == ["BEGIN", "UPDATE", "COMMIT"]
+
+
+def test_a_commit_with_nothing_to_do_runs_no_sql(session: Any, engine: Any, statements: Callable[[], Any]) -> None:
+    make_people(engine, 3)
+    session.query(Person).all()
+    with statements() as ran:
+        session.flush()
+        session.commit()
+    assert ran == []
+
+
+# A commit costs what changed
+
+
+def test_a_commit_of_one_change_among_100_000_loaded_objects_does_the_work_of_one(
+    session: Any, engine: Any, statements: Callable[[], Any]
+) -> None:
+    make_people(engine, 100_000)
+    few = session.query(Person).limit(10).all()
+    few[5].name = "warm"
+    session.commit()
+    few[5].name = "other"
+    calls_with_few = calls_in(session.commit)
+    everyone = session.query(Person).all()
+    everyone[5].name = "changed"
+    assert len(session.identity_map) == 100_000
+    assert session.dirty == [everyone[5]]
+    with statements() as ran:
+        calls_with_many = calls_in(session.commit)
+    assert [sql.split()[0] for sql in ran] == ["BEGIN", "UPDATE", "COMMIT"]
+    assert calls_with_many < 1.5 * calls_with_few
+    assert rows(engine, "SELECT COUNT(*) FROM people WHERE name = 'changed'") == [(1,)]
+
+
+def test_a_rollback_of_one_change_among_many_loaded_objects_does_the_work_of_one(session: Any, engine: Any) -> None:
+    make_people(engine, 20_000)
+    few = session.query(Person).limit(10).all()
+    few[5].name = "other"
+    calls_with_few = calls_in(session.rollback)
+    everyone = session.query(Person).all()
+    everyone[5].name = "other"
+    assert calls_in(session.rollback) < 1.5 * calls_with_few
+    assert everyone[5].name == "p6"
+
+
+def calls_in(call: Callable[[], Any]) -> int:
+    """Return how many functions a call calls, in Python and in C: work on each object would show."""
+    count = 0
+
+    def profile(frame: Any, event: str, argument: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    former = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        call()
+    finally:
+        sys.setprofile(former)
+    return count
+
+
+# Inserts
+
+
+def test_1_000_adds_and_a_commit_take_at_most_10_statements(session: Any, statements: Callable[[], Any]) -> None:
+    people = [Person(name=str(number), email=f"{number}@x") for number in range(1_000)]
+    with statements() as ran:
+        session.add_all(people)
+        session.commit()
+    assert len(ran) <= 10
+    assert len({person.id for person in people}) == 1_000
+
+
+def test_2_500_rows_get_their_generated_keys_each_its_own(session: Any, engine: Any) -> None:
+    people = [Person(name=str(number)) for number in range(2_500)]
+    session.add_all(people)
+    session.commit()
+    assert dict(rows(engine, "SELECT id, name FROM people")) == {person.id: person.name for person in people}
+
+
+def test_children_of_many_new_parents_get_the_keys_of_theirs(
+    session: Any, engine: Any, statements: Callable[[], Any]
+) -> None:
+    notes = [Note(person=Person(name=str(number)), text=str(number)) for number in range(700)]
+    session.add_all(notes)
+    with statements() as ran:
+        session.commit()
+    assert writes(ran) == ["INSERT"] * 4
+    wrong = "SELECT * FROM notes JOIN people ON people.id = person_id WHERE name <> text"
+    assert rows(engine, wrong) == []
+    assert rows(engine, "SELECT COUNT(*) FROM notes JOIN people ON people.id = person_id") == [(700,)]
+
+
+def test_new_rows_with_and_without_a_given_key_are_inserted(session: Any, engine: Any) -> None:
+    people = [Person(name="a"), Person(id=100, name="b"), Person(name="c")]
+    session.add_all(people)
+    session.commit()
+    assert dict(rows(engine, "SELECT name, id FROM people")) == {person.name: person.id for person in people}
+    assert people[1].id == 100
+
+
+def test_columns_that_were_never_set_are_written_as_null_in_one_batch(
+    session: Any, engine: Any, statements: Callable[[], Any]
+) -> None:
+    people = [Person(name="a"), Person(age=3), Person(email="c@x")]
+    session.add_all(people)
+    with statements() as ran:
+        session.commit()
+    assert writes(ran) == ["INSERT"]
+    assert rows(engine, "SELECT name, age, email FROM people") == [
+        ("a", None, None),
+        (None, 3, None),
+        (None, None, "c@x"),
+    ]
+
+
+def test_a_nullable_column_that_was_never_set_reads_none_after_the_flush(
+    session: Any, statements: Callable[[], Any]
+) -> None:
+    person = Person(name="a")
+    session.add(person)
+    session.commit()
+    with statements() as ran:
+        assert person.age is person.born is None
+    assert ran == []
+
+
+def test_a_model_with_only_a_key_column_is_inserted(session: Any, engine: Any) -> None:
+    keys = [KeyOnly() for _ in range(3)]
+    session.add_all(keys)
+    session.commit()
+    assert [key.id for key in keys] == [1, 2, 3]
+    assert rows(engine, "SELECT id FROM key_onlies") == [(1,), (2,), (3,)]
+
+
+# Values that the database makes
+
+
+def test_a_database_default_is_read_back_in_the_flush(session: Any, statements: Callable[[], Any]) -> None:
+    one, two = Defaulted(name="one"), Defaulted(name="two", state="old")
+    session.add_all([one, two])
+    with statements() as ran:
+        session.commit()
+        found = (one.state, one.rank, two.state, two.rank)
+    assert found == ("new", 42, "old", 42)
+    assert writes(ran) == ["INSERT", "INSERT"]
+    assert not [sql for sql in ran if sql.startswith("SELECT")]
+
+
+def test_database_defaults_of_many_rows_take_one_statement(session: Any, statements: Callable[[], Any]) -> None:
+    items = [Defaulted(name=str(number)) for number in range(400)]
+    session.add_all(items)
+    with statements() as ran:
+        session.commit()
+    assert writes(ran) == ["INSERT"]
+    assert {(item.state, item.rank) for item in items} == {("new", 42)}
+
+
+def test_an_explicit_none_is_null_and_not_the_database_default(session: Any, engine: Any) -> None:
+    item = Defaulted(name="one", state=None)
+    session.add(item)
+    session.commit()
+    assert item.state is None
+    assert rows(engine, "SELECT state, rank FROM defaulteds") == [(None, 42)]
+
+
+def test_database_defaults_go_to_the_objects_with_the_same_given_keys(session: Any, engine: Any) -> None:
+    engine.execute_sql(
+        "CREATE TRIGGER mark AFTER INSERT ON defaulted_with_keys BEGIN "
+        "UPDATE defaulted_with_keys SET state = 'mark ' || code WHERE code = new.code; END"
+    )
+    items = [DefaultedWithKey(code=code) for code in "cab"]
+    session.add_all(items)
+    session.commit()
+    assert [item.state for item in items] == ["new"] * 3
+    assert [session.get(DefaultedWithKey, code) for code in "cab"] == items
+
+
+def test_an_explicit_none_overrides_a_python_default(session: Any, engine: Any) -> None:
+    items = [Defaulted(name="one"), Defaulted(name="two", mood=None)]
+    session.add_all(items)
+    session.commit()
+    assert [item.mood for item in items] == ["good", None]
+    assert rows(engine, "SELECT mood FROM defaulteds ORDER BY id") == [("good",), (None,)]
+
+
+def test_values_that_a_flush_fills_in_leave_the_object_clean(session: Any) -> None:
+    item = Defaulted(name="one")
+    session.add(item)
+    session.flush()
+    assert session.dirty == []
+    assert session.is_modified(item) is False
+
+
+def test_values_that_a_flush_filled_in_are_gone_after_a_rollback(session: Any) -> None:
+    item = Defaulted(name="one")
+    session.add(item)
+    session.flush()
+    session.rollback()
+    assert (item.id, item.state, item.rank) == (None, None, None)
+    session.add(item)
+    session.commit()
+    assert (item.state, item.rank) == ("new", 42)
+
+
+# Updates
+
+
+def test_only_changed_columns_are_updated(session: Any, statements: Callable[[], Any]) -> None:
+    person = Person(name="a", age=1)
+    session.add(person)
+    session.commit()
+    person.age = 2
+    with statements() as ran:
+        session.commit()
+    update = next(sql for sql in ran if sql.startswith("UPDATE"))
+    assert update == 'UPDATE "people" SET "age" = ? WHERE "id" = ?'
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("name", "a"), ("age", 1), ("born", datetime.date(2000, 1, 1)), ("tags", ["x", {"y": [1]}]), ("score", 0)],
+)
+def test_setting_an_equal_value_sends_nothing(
+    session: Any, statements: Callable[[], Any], name: str, value: Any
+) -> None:
+    session.add(Person(id=1, name="a", age=1, born=datetime.date(2000, 1, 1), tags=["x", {"y": [1]}]))
+    session.commit()
+    session.expunge_all()
+    person = session.get(Person, 1)
+    assert getattr(person, name) == value
+    with statements() as ran:
+        setattr(person, name, value)
+        assert session.is_modified(person) is False
+        assert session.dirty == []
+        session.commit()
+    assert ran == []
+
+
+def test_a_value_that_is_changed_and_changed_back_sends_nothing(session: Any, statements: Callable[[], Any]) -> None:
+    person = Person(name="a", tags=["x"])
+    session.add(person)
+    session.commit()
+    person.name = "b"
+    person.tags.append("y")
+    person.name = "a"
+    person.tags.remove("y")
+    with statements() as ran:
+        assert session.dirty == []
+        session.commit()
+    assert ran == []
+
+
+def test_setting_the_same_parent_again_sends_nothing(session: Any, statements: Callable[[], Any]) -> None:
+    note = Note(person=Person(name="a"))
+    session.add(note)
+    session.commit()
+    with statements() as ran:
+        note.person = note.person
+        note.person = note.person_id
+        session.commit()
+    assert ran == []
+
+
+def test_a_value_of_another_type_is_a_change(session: Any, engine: Any) -> None:
+    item = Everything(data={"a": 1})
+    session.add(item)
+    session.commit()
+    item.data = {"a": True}
+    session.commit()
+    assert rows(engine, "SELECT data FROM everythings") in ([('{"a": true}',)], [('{"a":true}',)])
+
+
+def test_updates_are_grouped_by_the_columns_that_changed(
+    session: Any, engine: Any, statements: Callable[[], Any]
+) -> None:
+    make_people(engine, 6)
+    for number, person in enumerate(session.query(Person).all()):
+        if number % 2:
+            person.name = f"n{number}"
+        else:
+            person.age = number
+    with statements() as ran:
+        session.commit()
+    assert writes(ran) == ["UPDATE", "UPDATE"]
+    assert rows(engine, "SELECT name, age FROM people ORDER BY id") == [
+        ("p1", 0), ("n1", None), ("p3", 2), ("n3", None), ("p5", 4), ("n5", None),
+    ]  # fmt: skip
+
+
+def test_deletes_go_in_chunks(session: Any, engine: Any, statements: Callable[[], Any]) -> None:
+    make_people(engine, 1_200)
+    for person in session.query(Person).where(Person.id != 7).all():
+        session.delete(person)
+    with statements() as ran:
+        session.commit()
+    assert writes(ran) == ["DELETE"] * 3
+    assert rows(engine, "SELECT id FROM people") == [(7,)]
+
+
+# SQL expressions as values
+
+
+def test_an_expression_as_a_value_is_computed_by_the_database_and_read_back(
+    session: Any, engine: Any, statements: Callable[[], Any]
+) -> None:
+    person = Person(name="a", score=1)
+    session.add(person)
+    session.commit()
+    engine.execute_sql("UPDATE people SET score = 10")
+    person.score = Person.score + 1
+    with statements() as ran:
+        session.flush()
+        assert person.score == 11
+    assert writes(ran) == ["UPDATE"]
+    assert not [sql for sql in ran if sql.startswith("SELECT")]
+    session.commit()
+    assert rows(engine, "SELECT score FROM people") == [(11,)]
+
+
+def test_expressions_and_values_go_together(session: Any, engine: Any) -> None:
+    make_people(engine, 3)
+    people = session.query(Person).order_by(Person.id).all()
+    for person in people:
+        person.score = Person.score + person.id
+        person.name = f"new {person.id}"
+    session.commit()
+    assert [person.score for person in people] == [1, 2, 3]
+    assert rows(engine, "SELECT name, score FROM people ORDER BY id") == [("new 1", 1), ("new 2", 2), ("new 3", 3)]
+
+
+def test_an_expression_in_a_new_row_is_read_back(session: Any, engine: Any) -> None:
+    people = [Person(name=peewee.fn.UPPER("jo"), score=2), Person(name="b", score=peewee.SQL("20 + 1"))]
+    session.add_all(people)
+    session.commit()
+    assert (people[0].name, people[1].score) == ("JO", 21)
+    assert rows(engine, "SELECT name, score FROM people ORDER BY id") == [("JO", 2), ("b", 21)]
+
+
+def test_a_subquery_as_a_value_is_read_back(session: Any, engine: Any) -> None:
+    make_people(engine, 3)
+    person = session.get(Person, 1)
+    other = Person.alias()
+    person.age = other.select(peewee.fn.COUNT(other.id))
+    session.commit()
+    assert person.age == 3
+
+
+def test_an_expression_that_is_rolled_back_gives_the_former_value(session: Any) -> None:
+    person = Person(score=1)
+    session.add(person)
+    session.commit()
+    person.score = Person.score + 1
+    session.flush()
+    assert person.score == 2
+    session.rollback()
+    assert person.score == 1
+
+
+def test_an_expression_whose_flush_fails_stays_to_be_flushed_again(session: Any, engine: Any) -> None:
+    person = Person(score=1)
+    session.add(person)
+    session.commit()
+    person.score = Person.score + 1
+    clash = [Person(email="a@x"), Person(email="a@x")]
+    session.add_all(clash)
+    with pytest.raises(peewee.IntegrityError):
+        session.flush()
+    session.expunge(clash[1])
+    session.commit()
+    assert person.score == 2
+    assert rows(engine, "SELECT score FROM people WHERE id = 1") == [(2,)]
+
+
+# Values come back exactly
+
+
+VALUES = [
+    ("integer", -(2**31)),
+    ("integer", 0),
+    ("big", 2**63 - 1),
+    ("number", 0.1),
+    ("number", 1e300),
+    ("number", float("inf")),
+    ("number", 1.0),
+    ("price", decimal.Decimal("12345.67")),
+    ("price", decimal.Decimal("-0.01")),
+    ("flag", True),
+    ("flag", False),
+    ("char", ""),
+    ("char", 'O\'Brien "李雷" 🦊 %s ? \n'),
+    ("text", "x" * 100_000),
+    ("blob", b"\x00\xff bytes"),
+    ("blob", b""),
+    ("code", uuid.UUID(int=2**127 + 5)),
+    ("binary_code", uuid.UUID(int=5)),
+    ("moment", datetime.datetime(2020, 2, 29, 23, 59, 59, 999_999)),
+    ("moment", datetime.datetime(1, 1, 1)),
+    ("moment", datetime.datetime(2020, 1, 1, 12, tzinfo=datetime.timezone.utc)),
+    ("day", datetime.date(9999, 12, 31)),
+    ("clock", datetime.time(0, 0)),
+    ("clock", datetime.time(23, 59, 59, 1)),
+    ("stamp", datetime.datetime(2001, 2, 3, 4, 5, 6)),
+    ("address", "192.168.0.1"),
+    ("data", {"a": [1, 2.5, None, True, {"ü": "\u2028"}]}),
+    ("data", []),
+    ("data", "text"),
+    ("data", 0),
+    ("lower", "Jo"),
+    ("words", {"b", "a"}),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), VALUES)
+def test_a_value_comes_back_as_it_was_set(session: Any, other: Any, name: str, value: Any) -> None:
+    item = Everything(**{name: value})
+    session.add(item)
+    session.commit()
+    assert (getattr(item, name), type(getattr(item, name))) == (value, type(value)) or name == "data"
+    found = getattr(other.get(Everything, item.id), name)
+    assert found == value
+    assert isinstance(found, type(value))
+    assert session.is_modified(item) is False
+
+
+@pytest.mark.parametrize(("name", "value"), VALUES)
+def test_a_value_that_is_updated_comes_back_as_it_was_set(session: Any, other: Any, name: str, value: Any) -> None:
+    item = Everything()
+    session.add(item)
+    session.commit()
+    setattr(item, name, value)
+    session.commit()
+    assert getattr(other.get(Everything, item.id), name) == value
+    setattr(item, name, None)
+    session.commit()
+    other.rollback()
+    assert other.get(Everything, item.id).__data__[name] is None
+
+
+@pytest.mark.parametrize(("name", "value"), VALUES)
+def test_reading_a_value_again_is_no_change(session: Any, name: str, value: Any) -> None:
+    item = Everything(**{name: value})
+    session.add(item)
+    session.commit()
+    session.expunge_all()
+    item = session.get(Everything, item.id)
+    setattr(item, name, getattr(item, name))
+    assert session.dirty == []
+
+
+def test_a_value_that_the_column_converts_is_converted_by_the_flush(session: Any) -> None:
+    item = Everything(integer="7", day=datetime.datetime(2020, 1, 2, 3), flag=1, number=2)
+    session.add(item)
+    session.commit()
+    assert (item.integer, item.day, item.flag, item.number) == (7, datetime.date(2020, 1, 2), True, 2.0)
+    assert type(item.flag) is bool
+    assert type(item.number) is float
+
+
+def test_bytes_that_are_given_as_a_memoryview_are_saved_and_can_be_read(session: Any, other: Any) -> None:
+    item = Everything(blob=memoryview(b"abc"))
+    session.add(item)
+    session.commit()
+    assert bytes(item.blob) == b"abc"
+    assert other.get(Everything, item.id).blob == b"abc"
+
+
+def test_a_bytearray_that_is_changed_in_place_is_saved(session: Any, engine: Any) -> None:
+    item = Everything(blob=bytearray(b"abc"))
+    session.add(item)
+    session.commit()
+    item.blob[0] = ord("x")
+    session.commit()
+    assert [bytes(value) for (value,) in rows(engine, "SELECT blob FROM everythings")] == [b"xbc"]
+
+
+def test_bits_that_are_set_in_place_are_saved(session: Any, other: Any) -> None:
+    item = Everything()
+    session.add(item)
+    session.commit()
+    item.bits.set_bit(3)
+    session.commit()
+    item.bits.set_bit(9)
+    session.commit()
+    found = other.get(Everything, item.id).bits
+    assert [number for number in range(16) if found.is_set(number)] == [3, 9]
+
+
+def test_bits_that_are_rolled_back_are_as_before(session: Any) -> None:
+    item = Everything()
+    item.bits = b"\x01"
+    session.add(item)
+    session.commit()
+    item.bits.set_bit(1)
+    session.rollback()
+    assert [number for number in range(8) if item.bits.is_set(number)] == [0]
+
+
+def test_reading_bits_sends_nothing(session: Any, statements: Callable[[], Any]) -> None:
+    item = Everything(bits=b"\x01")
+    session.add(item)
+    session.commit()
+    with statements() as ran:
+        assert item.bits.is_set(0)
+        assert session.dirty == []
+        session.commit()
+    assert ran == []
+
+
+def test_a_value_of_a_users_own_field_that_is_changed_in_place_is_saved(session: Any, engine: Any) -> None:
+    item = Everything(words={"a"})
+    session.add(item)
+    session.commit()
+    item.words.add("b")
+    assert session.dirty == [item]
+    session.commit()
+    assert rows(engine, "SELECT words FROM everythings") == [("a b",)]
+
+
+def test_a_value_of_a_users_own_field_that_is_changed_in_place_is_rolled_back(session: Any) -> None:
+    item = Everything(words={"a"})
+    session.add(item)
+    session.commit()
+    item.words.add("b")
+    session.rollback()
+    assert item.words == {"a"}
+
+
+def test_a_value_that_a_column_can_not_hold_is_refused_and_names_the_object(session: Any, engine: Any) -> None:
+    item = Everything(integer="seven", char="the name")
+    session.add(item)
+    with pytest.raises((peewee.DataError, ValueError), match="Everything"):
+        session.flush()
+    item.integer = 7
+    session.commit()
+    assert rows(engine, "SELECT integer FROM everythings") == [(7,)]

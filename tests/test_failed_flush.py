@@ -1,0 +1,654 @@
+"""A flush that fails changes nothing: rows and objects are as before, and the error names the culprit."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+from collections.abc import Callable
+from typing import Any
+
+import peewee
+import pytest
+from conftest import Node, Note, Person
+
+from tent.data import dbm
+
+Own = dbm.declarative_base()
+
+
+class Item(Own):
+    """A row with all kinds of constraints."""
+
+    code = peewee.CharField(unique=True)
+    price = peewee.IntegerField(constraints=[peewee.Check("price > 0")], default=1)
+    label = peewee.CharField(default="")
+    amount = peewee.DecimalField(null=True)
+    token = peewee.UUIDField(null=True)
+    day = peewee.DateField(null=True)
+    moment = peewee.DateTimeField(null=True)
+    weight = peewee.FloatField(null=True)
+    data = peewee.JSONField(default=dict)
+
+
+class Part(Own):
+    """Refers to an item that must not go."""
+
+    item = peewee.ForeignKeyField(Item, on_delete="RESTRICT")
+
+
+class Late(Own):
+    """Refers to an item, which the database checks at the commit."""
+
+    item = peewee.ForeignKeyField(Item, deferrable="INITIALLY DEFERRED")
+
+
+class Versioned(Own):
+    code = peewee.CharField(unique=True)
+    version = dbm.VersionField()
+
+
+class VersionedPart(Own):
+    owner = peewee.ForeignKeyField(Versioned, on_delete="RESTRICT")
+
+
+@pytest.fixture(autouse=True)
+def _tables(engine: Any) -> None:
+    dbm.install_tables(engine, models=Own)
+
+
+def saved(session: dbm.Session, *instances: Any) -> Any:
+    """Return objects that have rows."""
+    session.add_all(instances)
+    session.commit()
+    return instances if len(instances) > 1 else instances[0]
+
+
+# Objects and rows as before
+
+
+def test_a_new_object_is_pending_as_before(session: dbm.Session) -> None:
+    saved(session, Item(code="a"))
+    double = Item(code="a", data={"x": 1})
+    session.add(double)
+    with pytest.raises(peewee.IntegrityError):
+        session.flush()
+    assert (session.state(double), double.id, double.data) == ("pending", None, {"x": 1})
+    assert session.new == [double]
+    session.rollback()
+
+
+def test_the_keys_that_the_flush_gave_are_gone(session: dbm.Session) -> None:
+    node, note = Node(name="n"), Note(person=Person(name="Jo"))
+    bad = Item(code=None)
+    session.add_all([node, note, bad])
+    with pytest.raises(peewee.IntegrityError):
+        session.flush()
+    assert (node.id, note.id, note.person.id, note.person_id) == (None, None, None, None)
+    assert {id(each) for each in session.new} == {id(each) for each in (node, note, note.person, bad)}
+    session.rollback()
+
+
+def test_a_changed_object_is_dirty_as_before(session: dbm.Session) -> None:
+    good, bad = saved(session, Item(code="a"), Item(code="b"))
+    good.label, good.data = "changed", {"x": 1}
+    bad.code = "a"
+    with pytest.raises(peewee.IntegrityError):
+        session.flush()
+    assert (good.label, good.data, bad.code) == ("changed", {"x": 1}, "a")
+    assert {id(each) for each in session.dirty} == {id(good), id(bad)}
+    session.rollback()
+    assert (good.label, good.data, bad.code) == ("", {}, "b")
+
+
+def test_a_deleted_object_is_marked_as_before(session: dbm.Session) -> None:
+    item, other_item = saved(session, Item(code="a"), Item(code="b"))
+    saved(session, Part(item=item))
+    session.delete(item)
+    session.delete(other_item)
+    with pytest.raises(peewee.IntegrityError):
+        session.flush()
+    assert {id(each) for each in session.deleted} == {id(item), id(other_item)}
+    assert item in session
+    session.rollback()
+    assert session.query(Item).count() == 2
+
+
+def test_the_rows_are_as_before(session: dbm.Session, other: dbm.Session) -> None:
+    kept, gone = saved(session, Item(code="a", label="x"), Item(code="b"))
+    session.add(Item(code="new"))
+    kept.label = "changed"
+    session.delete(gone)
+    session.add(Item(code="a"))
+    with pytest.raises(peewee.IntegrityError):
+        session.commit()
+    assert other.query(Item.code, Item.label).order_by(Item.id).all() == [("a", "x"), ("b", "")]
+    session.rollback()
+
+
+def test_the_version_is_as_before(session: dbm.Session) -> None:
+    instance = saved(session, Versioned(code="a"))
+    instance.code = "b"
+    session.add(Versioned(code="b"))
+    session.add(Item(code=None))
+    with pytest.raises(peewee.IntegrityError):
+        session.flush()
+    assert instance.version == 1
+    session.rollback()
+
+
+def test_an_object_that_came_along_in_the_failed_flush_is_transient_again(session: dbm.Session) -> None:
+    saved(session, Person(email="jo@example.org"))
+    note = saved(session, Note(person=Person(name="Al")))
+    al, double = note.person, Person(email="jo@example.org")
+    note.person = double
+    with pytest.raises(peewee.IntegrityError):
+        session.flush()
+    assert session.state(double) == "transient"
+    note.person = al
+    session.commit()
+    assert session.query(Person).count() == 2
+
+
+def test_the_session_reads_on(session: dbm.Session) -> None:
+    item = saved(session, Item(code="a"))
+    session.add(Item(code="a"))
+    with pytest.raises(peewee.IntegrityError):
+        session.flush()
+    with session.no_autoflush:
+        assert session.query(Item).all() == [item]
+    assert session.get(Item, item.id) is item
+    session.rollback()
+
+
+# Another try
+
+
+def test_the_flush_can_be_repeated_after_mending(session: dbm.Session, other: dbm.Session) -> None:
+    saved(session, Item(code="a"))
+    good, bad = Item(code="b"), Item(code="a")
+    session.add_all([good, bad])
+    with pytest.raises(peewee.IntegrityError):
+        session.commit()
+    bad.code = "c"
+    session.commit()
+    assert other.query(Item.id, Item.code).order_by(Item.id).all() == [(1, "a"), (2, "b"), (3, "c")]
+    assert (good.id, bad.id) == (2, 3)
+
+
+def test_the_flush_fails_again_without_mending(session: dbm.Session) -> None:
+    saved(session, Item(code="a"))
+    session.add(Item(code="a"))
+    for _ in range(3):
+        with pytest.raises(peewee.IntegrityError, match=r"UNIQUE constraint failed: items\.code"):
+            session.commit()
+    session.rollback()
+    assert session.query(Item).count() == 1
+
+
+def test_a_changed_object_can_be_mended(session: dbm.Session, other: dbm.Session) -> None:
+    _, bad = saved(session, Item(code="a"), Item(code="b"))
+    bad.code, bad.label = "a", "changed"
+    with pytest.raises(peewee.IntegrityError):
+        session.commit()
+    bad.code = "c"
+    session.commit()
+    assert other.query(Item.code, Item.label).order_by(Item.id).all() == [("a", ""), ("c", "changed")]
+
+
+def test_the_culprit_can_be_expunged(session: dbm.Session, other: dbm.Session) -> None:
+    saved(session, Item(code="a"))
+    double = Item(code="a")
+    session.add_all([double, Item(code="b")])
+    with pytest.raises(peewee.IntegrityError) as caught:
+        session.commit()
+    session.expunge(caught.value.object)  # type: ignore[attr-defined]
+    session.commit()
+    assert other.query(Item.code).order_by(Item.id).all() == [("a",), ("b",)]
+
+
+def test_changes_after_the_failure_are_kept(session: dbm.Session, other: dbm.Session) -> None:
+    item = saved(session, Item(code="a"))
+    double = Item(code="a")
+    session.add(double)
+    with pytest.raises(peewee.IntegrityError):
+        session.flush()
+    item.label = "changed"
+    session.add(Item(code="b"))
+    double.code = "c"
+    session.commit()
+    assert other.query(Item.code, Item.label).order_by(Item.code).all() == [("a", "changed"), ("b", ""), ("c", "")]
+
+
+# Wherever it fails
+
+
+def test_a_first_flush_that_fails_leaves_no_transaction(session: dbm.Session) -> None:
+    session.add(Item(code=None))
+    with pytest.raises(peewee.IntegrityError):
+        session.flush()
+    assert not session.in_transaction()
+    session.rollback()
+
+
+def test_a_later_flush_that_fails_leaves_what_was_flushed(session: dbm.Session, other: dbm.Session) -> None:
+    session.add(Item(code="a"))
+    session.flush()
+    double = Item(code="a")
+    session.add(double)
+    with pytest.raises(peewee.IntegrityError):
+        session.flush()
+    assert session.in_transaction()
+    session.expunge(double)
+    session.commit()
+    assert other.query(Item.code).all() == [("a",)]
+
+
+def test_a_flush_that_fails_within_begin_leaves_the_transaction(session: dbm.Session, other: dbm.Session) -> None:
+    with session.begin():
+        session.execute("INSERT INTO items (code, price, label, data) VALUES ('a', 1, '', '{}')")
+        double = Item(code="a")
+        session.add(double)
+        with pytest.raises(peewee.IntegrityError):
+            session.flush()
+        assert session.in_transaction()
+        double.code = "b"
+    assert other.query(Item.code).order_by(Item.id).all() == [("a",), ("b",)]
+
+
+def test_a_flush_that_fails_within_a_savepoint_leaves_the_savepoint(session: dbm.Session, other: dbm.Session) -> None:
+    session.add(Item(code="a"))
+    nested = session.begin_nested()
+    session.add(Item(code="b"))
+    session.flush()
+    double = Item(code="a")
+    session.add(double)
+    with pytest.raises(peewee.IntegrityError):
+        session.flush()
+    assert nested.is_active
+    assert session.new == [double]
+    nested.rollback()
+    assert session.new == []
+    session.commit()
+    assert other.query(Item.code).all() == [("a",)]
+
+
+def test_a_flush_that_fails_in_begin_nested_sets_no_savepoint(session: dbm.Session) -> None:
+    session.add(Item(code=None))
+    with pytest.raises(peewee.IntegrityError):
+        session.begin_nested()
+    assert not session.in_nested_transaction()
+    assert not session.in_transaction()
+    session.rollback()
+
+
+def test_a_rollback_after_a_failed_flush_undoes_the_transaction(session: dbm.Session) -> None:
+    item = saved(session, Item(code="a"))
+    item.label = "flushed"
+    session.flush()
+    item.label = "changed"
+    session.add(Item(code="a"))
+    with pytest.raises(peewee.IntegrityError):
+        session.flush()
+    assert item.label == "changed"
+    session.rollback()
+    assert (item.label, session.new, session.query(Item.label).scalar()) == ("", [], "")
+
+
+def test_a_flush_costs_two_statements_more_only_within_a_transaction(
+    session: dbm.Session, statements: Callable[[], Any]
+) -> None:
+    with statements() as ran:
+        session.add(Item(code="a"))
+        session.flush()
+        session.add(Item(code="b"))
+        session.flush()
+    verbs = [sql.split()[0] for sql in ran]
+    assert verbs == ["BEGIN", "INSERT", "SAVEPOINT", "INSERT", "RELEASE"]
+    session.rollback()
+
+
+# What the error says
+
+
+def test_a_unique_violation_names_object_table_and_constraint(session: dbm.Session) -> None:
+    saved(session, Item(code="a"))
+    double = Item(code="a", label="double")
+    session.add(double)
+    with pytest.raises(
+        peewee.IntegrityError, match=r"UNIQUE constraint failed: items\.code.*inserting <Item .*label='double'.*items"
+    ) as caught:
+        session.flush()
+    assert type(caught.value) is peewee.IntegrityError
+    assert caught.value.object is double  # type: ignore[attr-defined]
+    session.rollback()
+
+
+def test_a_not_null_violation_names_object_table_and_constraint(session: dbm.Session) -> None:
+    bad = Item(label="bad")
+    session.add(bad)
+    with pytest.raises(
+        peewee.IntegrityError, match=r"NOT NULL constraint failed: items\.code.*inserting <Item .*label='bad'"
+    ) as caught:
+        session.flush()
+    assert caught.value.object is bad  # type: ignore[attr-defined]
+    session.rollback()
+
+
+def test_a_check_violation_names_object_table_and_constraint(session: dbm.Session) -> None:
+    item = saved(session, Item(code="a"))
+    item.price = -1
+    with pytest.raises(
+        peewee.IntegrityError, match=r"CHECK constraint failed: price > 0.*updating <Item id=1 .*items"
+    ) as caught:
+        session.flush()
+    assert caught.value.object is item  # type: ignore[attr-defined]
+    session.rollback()
+
+
+def test_a_missing_parent_names_object_table_and_constraint(session: dbm.Session) -> None:
+    part = Part(item=99)
+    session.add(part)
+    with pytest.raises(
+        peewee.IntegrityError, match=r"FOREIGN KEY constraint failed.*inserting <Part id=None item=99>.*parts"
+    ) as caught:
+        session.flush()
+    assert caught.value.object is part  # type: ignore[attr-defined]
+    session.rollback()
+
+
+def test_a_delete_that_is_refused_names_object_table_and_constraint(session: dbm.Session) -> None:
+    item = Item(code="a")
+    saved(session, Part(item=item))
+    session.delete(item)
+    with pytest.raises(
+        peewee.IntegrityError, match=r"FOREIGN KEY constraint failed.*deleting <Item id=1 .*items"
+    ) as caught:
+        session.flush()
+    assert caught.value.object is item  # type: ignore[attr-defined]
+    session.rollback()
+
+
+@pytest.mark.parametrize("place", [0, 3, 9])
+def test_the_culprit_of_several_new_objects_is_named(session: dbm.Session, place: int) -> None:
+    saved(session, Item(code="taken"))
+    items = [Item(code=f"c{number}") for number in range(10)]
+    items[place].code = "taken"
+    session.add_all(items)
+    with pytest.raises(peewee.IntegrityError, match="code='taken'") as caught:
+        session.flush()
+    assert caught.value.object is items[place]  # type: ignore[attr-defined]
+    session.rollback()
+
+
+def test_of_two_new_objects_that_clash_one_is_named(session: dbm.Session) -> None:
+    items = [Item(code=code) for code in "abca"]
+    session.add_all(items)
+    with pytest.raises(peewee.IntegrityError, match="code='a'") as caught:
+        session.flush()
+    assert caught.value.object in (items[0], items[3])  # type: ignore[attr-defined]
+    session.rollback()
+
+
+@pytest.mark.parametrize("place", [0, 3, 9])
+def test_the_culprit_of_several_changed_objects_is_named(session: dbm.Session, place: int) -> None:
+    items = [Item(code=f"c{number}") for number in range(10)]
+    saved(session, *items)
+    for item in items:
+        item.price = 2
+    items[place].price = -2
+    with pytest.raises(peewee.IntegrityError, match=rf"CHECK.*<Item id={place + 1} ") as caught:
+        session.flush()
+    assert caught.value.object is items[place]  # type: ignore[attr-defined]
+    assert session.query(Item).get(1) is items[0]
+    session.rollback()
+
+
+@pytest.mark.parametrize("place", [0, 3, 9])
+def test_the_culprit_of_several_deleted_objects_is_named(session: dbm.Session, place: int) -> None:
+    items = [Item(code=f"c{number}") for number in range(10)]
+    saved(session, *items)
+    saved(session, Part(item=items[place]))
+    for item in items:
+        session.delete(item)
+    with pytest.raises(peewee.IntegrityError, match=rf"FOREIGN KEY.*<Item id={place + 1} ") as caught:
+        session.flush()
+    assert caught.value.object is items[place]  # type: ignore[attr-defined]
+    session.rollback()
+
+
+def test_the_culprit_of_several_changed_objects_with_versions_is_named(session: dbm.Session) -> None:
+    instances = [Versioned(code=code) for code in ("taken", "b", "c", "d")]
+    saved(session, *instances)
+    instances[1].code, instances[2].code, instances[3].code = "x", "taken", "y"
+    with pytest.raises(peewee.IntegrityError, match=r"UNIQUE constraint failed: versioneds\.code") as caught:
+        session.flush()
+    assert caught.value.object is instances[2]  # type: ignore[attr-defined]
+    assert [instance.version for instance in instances] == [1, 1, 1, 1]
+    session.rollback()
+
+
+def test_the_culprit_of_several_deleted_objects_with_versions_is_named(session: dbm.Session) -> None:
+    instances = [Versioned(code=code) for code in "abc"]
+    saved(session, *instances)
+    saved(session, VersionedPart(owner=instances[1]))
+    for instance in instances:
+        session.delete(instance)
+    with pytest.raises(peewee.IntegrityError, match="FOREIGN KEY") as caught:
+        session.flush()
+    assert caught.value.object is instances[1]  # type: ignore[attr-defined]
+    session.rollback()
+
+
+def test_the_cause_is_the_drivers_error(session: dbm.Session) -> None:
+    session.add(Item())
+    with pytest.raises(peewee.IntegrityError) as caught:
+        session.flush()
+    assert "sqlite3" in type(caught.value.__cause__ or caught.value.orig).__module__  # type: ignore[attr-defined]
+    session.rollback()
+
+
+# Values of a wrong type
+
+
+WRONG = [
+    ("price", "cheap"),
+    ("price", [1]),
+    ("price", {"a": 1}),
+    ("price", 2**63),
+    ("weight", "heavy"),
+    ("weight", [1]),
+    ("amount", "much"),
+    ("token", "no uuid"),
+    ("token", 3.5),
+    ("day", "someday"),
+    ("day", 17),
+    ("moment", "now"),
+    ("moment", 17),
+    ("data", {"a": {1, 2}}),
+    ("data", object()),
+    ("label", "half a \ud83e"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG, ids=lambda each: ascii(each)[:20])
+def test_a_value_of_a_wrong_type_names_model_column_and_value(session: dbm.Session, name: str, value: Any) -> None:
+    item = Item(code="a")
+    setattr(item, name, value)
+    session.add(item)
+    with pytest.raises(peewee.DataError) as caught:
+        session.flush()
+    message = str(caught.value)
+    assert f"Item.{name} " in message
+    assert repr(value)[:40] in message
+    assert caught.value.object is item  # type: ignore[attr-defined]
+    assert session.new == [item]
+    session.rollback()
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG, ids=lambda each: ascii(each)[:20])
+def test_a_value_of_a_wrong_type_in_an_update_names_model_column_and_value(
+    session: dbm.Session, name: str, value: Any
+) -> None:
+    item, other_item = saved(session, Item(code="a"), Item(code="b"))
+    setattr(item, name, value)
+    other_item.label = "fine"
+    with pytest.raises(peewee.DataError, match=rf"Item\.{name} ") as caught:
+        session.flush()
+    assert caught.value.object is item  # type: ignore[attr-defined]
+    session.rollback()
+
+
+def test_the_object_with_a_value_of_a_wrong_type_is_named_among_several(session: dbm.Session) -> None:
+    items = [Item(code=code) for code in "abc"]
+    items[1].price = "cheap"
+    session.add_all(items)
+    with pytest.raises(peewee.DataError, match=r"Item\.price .*'cheap'.*code='b'") as caught:
+        session.flush()
+    assert caught.value.object is items[1]  # type: ignore[attr-defined]
+    items[1].price = 5
+    session.commit()
+    assert session.query(Item.price).order_by(Item.id).all() == [(1,), (5,), (1,)]
+
+
+def test_values_of_another_type_that_can_be_converted_are(session: dbm.Session) -> None:
+    item = Item(code=7, price="5", amount="1.50", day="2012-08-21", weight="1.5")
+    session.add(item)
+    session.commit()
+    assert (item.code, item.price, item.day, item.weight) == ("7", 5, datetime.date(2012, 8, 21), 1.5)
+    session.expunge_all()
+    again = session.query(Item).one()
+    assert (again.code, again.price, again.amount) == ("7", 5, decimal.Decimal("1.50"))
+
+
+# The commit itself fails
+
+
+def test_a_commit_that_fails_loses_nothing(session: dbm.Session, other: dbm.Session) -> None:
+    item = saved(session, Item(code="a", data={"x": 1}))
+    item.label = "changed"
+    item.data["y"] = 2
+    late, new = Late(item=99), Item(code="b")
+    session.add_all([late, new])
+    with pytest.raises(peewee.IntegrityError, match="FOREIGN KEY"):
+        session.commit()
+    assert not session.in_transaction()
+    assert [session.state(each) for each in (item, late, new)] == ["persistent", "pending", "pending"]
+    assert (session.dirty, late.id, new.id) == ([item], None, None)
+    assert other.query(Item.code, Item.label).all() == [("a", "")]
+    late.item = new
+    session.commit()
+    assert other.query(Item.code, Item.label, Item.data).order_by(Item.id).all() == [
+        ("a", "changed", {"x": 1, "y": 2}),
+        ("b", "", {}),
+    ]
+    assert other.query(Late.item).scalar() == new.id
+
+
+def test_a_commit_that_fails_can_be_rolled_back(session: dbm.Session) -> None:
+    item = saved(session, Item(code="a"))
+    item.label = "changed"
+    late = Late(item=99)
+    session.add(late)
+    with pytest.raises(peewee.IntegrityError):
+        session.commit()
+    session.rollback()
+    assert (item.label, session.state(late), session.new, session.dirty) == ("", "transient", [], [])
+
+
+def test_a_commit_that_fails_keeps_what_earlier_flushes_wrote(session: dbm.Session, other: dbm.Session) -> None:
+    item, gone = saved(session, Item(code="a"), Item(code="b"))
+    item.label = "first"
+    session.flush()
+    item.price = 2
+    session.delete(gone)
+    session.flush()
+    late = Late(item=99)
+    session.add(late)
+    session.flush()
+    with pytest.raises(peewee.IntegrityError):
+        session.commit()
+    assert (item.label, item.price, session.deleted, session.new) == ("first", 2, [gone], [late])
+    session.expunge(late)
+    session.commit()
+    assert other.query(Item.code, Item.label, Item.price).all() == [("a", "first", 2)]
+
+
+def test_a_commit_that_fails_does_not_revive_an_object_that_was_added_and_deleted(
+    session: dbm.Session, other: dbm.Session
+) -> None:
+    item, late = Item(code="a"), Late(item=99)
+    session.add(item)
+    session.flush()
+    session.delete(item)
+    session.add(late)
+    session.flush()
+    with pytest.raises(peewee.IntegrityError):
+        session.commit()
+    session.expunge(late)
+    session.commit()
+    assert other.query(Item).count() == 0
+
+
+def test_a_commit_that_fails_keeps_an_object_that_was_deleted_and_added(
+    session: dbm.Session, other: dbm.Session
+) -> None:
+    item = saved(session, Item(code="a"))
+    session.delete(item)
+    session.flush()
+    session.add(item)
+    item.label = "again"
+    late = Late(item=99)
+    session.add(late)
+    with pytest.raises(peewee.IntegrityError):
+        session.commit()
+    session.expunge(late)
+    session.commit()
+    assert other.query(Item.code, Item.label).all() == [("a", "again")]
+    assert session.query(Item).one() is item
+
+
+def test_a_commit_that_fails_in_a_savepoint_loses_nothing(session: dbm.Session, other: dbm.Session) -> None:
+    session.add(Item(code="a"))
+    session.begin_nested()
+    session.add(Item(code="b"))
+    late = Late(item=99)
+    session.add(late)
+    with pytest.raises(peewee.IntegrityError):
+        session.commit()
+    assert not session.in_nested_transaction()
+    session.expunge(late)
+    session.commit()
+    assert other.query(Item.code).order_by(Item.code).all() == [("a",), ("b",)]
+
+
+def test_a_failed_commit_of_a_begin_block_is_rolled_back(session: dbm.Session) -> None:
+    item = saved(session, Item(code="a"))
+    late = Late(item=99)
+    with pytest.raises(peewee.IntegrityError):
+        with session.begin():
+            item.label = "changed"
+            session.add(late)
+    assert (item.label, session.state(late)) == ("", "transient")
+    assert not session.in_transaction()
+
+
+# The database itself ends the transaction
+
+
+def test_changes_outlive_a_transaction_that_the_database_ended(session: dbm.Session, other: dbm.Session) -> None:
+    """A trigger's RAISE(ROLLBACK) takes the transaction away from under the flush, savepoint included."""
+    session.execute(
+        "CREATE TRIGGER no_evil BEFORE INSERT ON items WHEN NEW.code = 'evil' BEGIN SELECT RAISE(ROLLBACK, 'evil'); END"
+    )
+    session.commit()
+    first, evil = Item(code="first"), Item(code="evil")
+    session.add(first)
+    session.flush()
+    session.add(evil)
+    with pytest.raises(peewee.IntegrityError, match="evil"):
+        session.flush()
+    assert not session.in_transaction()
+    assert {id(each) for each in session.new} == {id(first), id(evil)}
+    evil.code = "good"
+    session.commit()
+    assert other.query(Item.code).order_by(Item.code).all() == [("first",), ("good",)]
