@@ -8,6 +8,8 @@ from typing import Any
 import peewee
 import pytest
 from conftest import Node, Note, Person
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tent.data import dbm
 
@@ -849,3 +851,80 @@ def test_an_insert_whose_key_a_trigger_does_away_with_is_refused(session: Any, e
     assert rows(engine, "SELECT * FROM people") == []
     session.rollback()
     assert [session.state(person) for person in people] == ["transient", "transient"]
+
+
+# All together
+
+
+class Item(Model):
+    """What a flush has to order: a key of meaning, unique columns, and references to rows of its own table."""
+
+    key = peewee.IntegerField(primary_key=True)
+    code = peewee.CharField(unique=True)
+    rank = peewee.IntegerField(unique=True)
+    row = peewee.IntegerField()
+    number = peewee.IntegerField(null=True)
+    inside = peewee.ForeignKeyField("self", null=True, on_update="CASCADE")
+
+    class Meta:
+        indexes = ((("row", "number"), True),)
+
+
+Row = dict[str, Any]
+Change = tuple[list[Row], list[Row | None]]  # rows before, and the same rows after: None for those that are deleted
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> Change:
+    """From one sound state to another; `inside` is the place, in the list after, of the row that is referred to."""
+    before = draw_rows(draw, draw(st.integers(0, 5)))
+    stays = [draw(st.booleans()) for _ in before]
+    rows = iter(draw_rows(draw, sum(stays) + draw(st.integers(0, 3))))
+    after = [next(rows) if survives else None for survives in stays] + list(rows)
+    if draw(st.booleans()):  # keep the keys
+        for number, row in enumerate(after):
+            if row is not None:
+                row["key"] = before[number]["key"] if number < len(before) else 100 + number
+    places = [number for number, row in enumerate(after) if row is not None]
+    for number in places:
+        after[number] = {**(after[number] or {}), "inside": draw(st.none() | st.sampled_from(places))}
+    return before, after
+
+
+def draw_rows(draw: st.DrawFn, count: int) -> list[Row]:
+    keys, codes, ranks = (draw(st.permutations(values)) for values in (range(1, 9), "abcdefgh", range(8)))
+    pairs = draw(st.permutations([(row, number) for row in range(2) for number in (1, 2, 3, None)]))
+    columns = zip(keys, codes, ranks, pairs)
+    rows = [{"key": k, "code": c, "rank": r, "row": row, "number": number} for k, c, r, (row, number) in columns]
+    return rows[:count]
+
+
+@settings(deadline=None, max_examples=60)
+@given(changes())
+def test_any_changes_that_end_in_a_sound_state_are_written(change: Change) -> None:
+    before, after = change
+    engine = dbm.connect("sqlite:///:memory:")
+    dbm.install_tables(engine, models=[Item])
+    with dbm.open_session(engine) as session:
+        items = [Item(**row) for row in before]
+        session.add_all(items)
+        session.commit()
+        new = [Item() for _ in after[len(before) :]]
+        items += new
+        for item, row in zip(items, after):
+            if row is None:
+                session.delete(item)
+                continue
+            for name, value in row.items():
+                setattr(item, name, items[value] if name == "inside" and value is not None else value)
+        session.add_all(new)
+        session.commit()
+        left = [(item, row) for item, row in zip(items, after) if row is not None]
+        wanted = [{**row, "inside": None if row["inside"] is None else items[row["inside"]].key} for _, row in left]
+        assert [session.get(Item, row["key"]) is item for item, row in left] == [True] * len(left)
+        assert [{**item.__data__} for item, _ in left] == wanted
+        assert session.dirty == []
+        found = rows(engine, 'SELECT "key", code, rank, row, number, inside_id FROM items')
+        names = ("key", "code", "rank", "row", "number", "inside")
+        assert sorted(found) == sorted(tuple(row[name] for name in names) for row in wanted)
+    engine.close_all()

@@ -132,6 +132,19 @@ def test_a_new_object_that_was_marked_for_delete_is_transient_after_a_rollback(s
     assert (session.state(person), session.deleted) == ("transient", [])
 
 
+@pytest.mark.parametrize("verb", ["expunge", "expunge_all"])
+def test_a_new_object_that_was_let_go_of_is_transient_after_a_rollback(session: dbm.Session, verb: str) -> None:
+    person = Person(name="Jo")
+    session.add(person)
+    session.flush()
+    session.expunge(person) if verb == "expunge" else session.expunge_all()
+    session.rollback()
+    assert (session.state(person), person.id, person.name) == ("transient", None, "Jo")
+    session.add(person)
+    session.commit()
+    assert session.query(Person.name).all() == [("Jo",)]
+
+
 # Changed objects
 
 
@@ -753,6 +766,7 @@ class Known:
         return self.state, dict(self.values)
 
 
+NUMBERS = st.sampled_from([0, 1, 2, 3, 4, 5, -1])  # mostly such as the CHECK lets pass
 CHANGEABLE = ("transient", "pending", "persistent")
 
 
@@ -840,8 +854,14 @@ class Machine(stateful.RuleBasedStateMachine):
 
     # Operations
 
-    @stateful.precondition(lambda self: len(self.known) < 3)
-    @stateful.rule(number=st.integers(-1, 3), items=st.lists(st.integers(0, 2), max_size=2), add=st.booleans())
+    @stateful.initialize()
+    def begin_with_two(self) -> None:
+        for number in (1, 2):
+            self.make(number, [number], add=True)
+        self.commit()
+
+    @stateful.precondition(lambda self: len(self.known) < 4)
+    @stateful.rule(number=NUMBERS, items=st.lists(st.integers(0, 2), max_size=2), add=st.booleans())
     def make(self, number: int, items: list[int], add: bool) -> None:
         key = chr(ord("a") + len(self.known))
         thing = self.model(key=key, number=number, items=list(items))
@@ -867,7 +887,7 @@ class Machine(stateful.RuleBasedStateMachine):
         known.is_marked = True
 
     @there_is_one(*CHANGEABLE)
-    @stateful.rule(data=st.data(), number=st.integers(-1, 3))
+    @stateful.rule(data=st.data(), number=NUMBERS)
     def set_number(self, data: st.DataObject, number: int) -> None:
         known = self.named(data, *CHANGEABLE)
         known.thing.number = known.values["number"] = number
@@ -990,8 +1010,8 @@ class NumberedMachine(Machine):
 def case(machine: Any) -> Any:
     """Return the test of a machine, the same on each run."""
     machine.TestCase.settings = hypothesis.settings(
-        max_examples=80,
-        stateful_step_count=30,
+        max_examples=200,
+        stateful_step_count=40,
         deadline=None,
         derandomize=True,
         database=None,

@@ -419,6 +419,20 @@ class TwoSessions(RuleBasedStateMachine):
         assert known.instance not in self.side.session
         self.side.known.remove(known)
 
+    @precondition(lambda self: self.committed[Note] and all(side.tables is None for side in self.sides))
+    @rule(data=st.data(), model=st.sampled_from([Note, Note, Person]))
+    def another_program_writes(self, data: st.DataObject, model: type) -> None:
+        number = data.draw(st.sampled_from(sorted(self.committed[model])))
+        connection = sqlite3.connect(self.path)
+        if model is Note:
+            connection.execute("DELETE FROM notes WHERE id = ?", [number])
+            del self.committed[Note][number]
+        else:
+            connection.execute("UPDATE people SET age = 9 WHERE id = ?", [number])
+            self.committed[Person][number]["age"] = 9
+        connection.commit()
+        connection.close()
+
     @rule()
     def close(self) -> None:
         self.rollback()

@@ -286,6 +286,22 @@ def test_a_detached_object_can_go_to_another_session(session: dbm.Session, other
     assert session.query(Person.name).all() == [("Joe",)]
 
 
+@pytest.mark.parametrize("state", ["persistent", "detached"])
+def test_a_change_after_peewees_own_save_is_saved(engine: Any, session: dbm.Session, state: str) -> None:
+    person = saved(session, name="Jo")
+    if state == "detached":
+        session.expunge(person)
+    with engine.bind_ctx([Person]):
+        person.name = "Joe"
+        person.save()
+    session.add(person)
+    assert session.dirty == []
+    person.name = "Jack"
+    assert session.dirty == [person]
+    session.commit()
+    assert session.query(Person.name).all() == [("Jack",)]
+
+
 @pytest.mark.parametrize("verb", ["add", "delete"])
 def test_an_object_of_another_open_session_is_refused(session: dbm.Session, other: dbm.Session, verb: str) -> None:
     person = saved(session, name="Jo")
@@ -450,6 +466,9 @@ def test_a_related_object_of_another_session_is_refused_before_any_sql(
             session.commit()
     assert ran == []
     assert (session.new, other.new) == ([note], [person])
+    note.person = Person(name="Al")
+    session.commit()
+    assert session.query(Note).count() == 1
 
 
 def test_adding_an_object_whose_related_one_is_elsewhere_is_refused(session: dbm.Session, other: dbm.Session) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 N = TypeVar("N", bound=Hashable)
 
 
-class Edge(NamedTuple, Generic[N]):
+@dataclass(slots=True)
+class Edge(Generic[N]):
     """`node` comes after `needs`; an optional edge may be broken, where a cycle can't be ordered otherwise.
 
     The label is the caller's.

@@ -84,6 +84,8 @@ class Execution:
 
     def stream(self, query: Query[Any], size: int) -> Iterator[Any]:
         """Go through the rows of a query, `size` at a time, on a connection that is held meanwhile."""
+        if query._load_tree:
+            raise InvalidRequestError("with_related() needs all rows at once, and can't be used with yield_per().")
         self._once(self.prepare)
         sql, params = self.database.parse(query)
         owner = self.unit.owner
@@ -130,15 +132,23 @@ class Execution:
                 return instance
         if with_for_update:
             self.transaction.begin()
-        version = instance.__data__.get(mapper.version) if instance is not None and with_for_update else None
+            self._refuse_stale(mapper, identity, instance)
         found = unit.loader.by_key(mapper, identity)
-        if version is not None and found is instance and found.__data__[mapper.version] != version:
-            raise StaleDataError(
-                f"{found!r} was loaded with {mapper.version} {version}, and its row has another one by now.", found
-            )
         if found is None and instance is not None and id(instance) not in unit.dirty and id(instance) not in unit.new:
             self._let_go(mapper, instance)
         return None if id(found) in unit.deleted else found
+
+    def _refuse_stale(self, mapper: Any, key: Any, instance: Any) -> None:
+        """Refuse to lock the row of an object that has a version, and another one than its row."""
+        version = None if instance is None or mapper.version is None else instance.__data__.get(mapper.version)
+        if version is not None:
+            sql = f"SELECT {mapper.by_name[mapper.version].sql} FROM {mapper.table} WHERE {mapper.where_key}"
+            rows = self.database.fetch(sql, mapper.key_params(key)).rows
+            if rows and rows[0][0] != version:
+                raise StaleDataError(
+                    f"{instance!r} was loaded with {mapper.version} {version}, and its row has {rows[0][0]} by now.",
+                    instance,
+                )
 
     def _let_go(self, mapper: Any, instance: Any) -> None:
         """Let go of an object whose row is gone; in a transaction, until a rollback brings it back."""

@@ -53,10 +53,13 @@ class Inserted(Step):
 
     def _renew(self, unit: Any, instance: Any, given: Any, keep: bool) -> None:
         """Let an object be new again; one that was expunged meanwhile has no row either."""
+        was_deleted = id(instance) in unit.deleted
         for books in (unit.dirty, unit.deleted, unit.gone):
             books.pop(id(instance), None)
         instance._committed, instance._given = None, given
-        if instance._owner is unit.owner:
+        if was_deleted:
+            instance._owner = None  # inserted and deleted, it comes to nothing
+        elif instance._owner is unit.owner:
             unit.new[id(instance)] = instance
             if id(instance) in self.gone:
                 unit.gone[id(instance)] = instance

@@ -12,8 +12,9 @@ import peewee
 
 from . import mutable
 from .engine import BufferedCursor, Engine
+from .errors import explain
 from .identity import IdentityMap
-from .mapper import Mapper, chunks, in_clause, mapper_of
+from .mapper import Mapper, chunks, in_clause, mapper_of, shown
 from .query import Result, is_entity
 from .tracking import CLEAN, Owner
 
@@ -50,7 +51,7 @@ class Loader:
             found = known.get(key)
             instance = None if found is None else found()
             if instance is not None:
-                self.refresh(instance, data)
+                self.refresh(instance, data, mapper)
             else:
                 instance = self._make(mapper.model, data)
                 known[key] = reference(instance)
@@ -66,7 +67,7 @@ class Loader:
         instance._epoch = self.epoch
         return instance
 
-    def refresh(self, instance: Any, data: dict[str, Any]) -> None:
+    def refresh(self, instance: Any, data: dict[str, Any], mapper: Mapper) -> None:
         """Give an object the values of its row, except where it has unsaved changes."""
         current, committed, related = instance.__data__, instance._committed, instance.__rel__
         instance._epoch = self.epoch
@@ -75,6 +76,8 @@ class Loader:
         for name in committed or ():
             if name in data:
                 committed[name] = data.pop(name)
+        if committed and mapper.version is not None:
+            data.pop(mapper.version, None)  # else the flush would not notice that the row was changed meanwhile
         for name in [name for name in related if name in data and data[name] != current.get(name)]:
             del related[name]
         for name, value in data.items():
@@ -87,7 +90,10 @@ class Loader:
 
     def by_key(self, mapper: Mapper, key: Any, suffix: str = "") -> Any:
         """Return the object of the row with a key, read now, or None."""
-        cursor = self.engine.fetch(mapper.select_by_key + suffix, mapper.key_params(key))
+        try:
+            cursor = self.engine.fetch(mapper.select_by_key + suffix, mapper.key_params(key))
+        except peewee.DataError as error:
+            raise explain(error, f"reading {mapper.model.__name__} with the key {shown(key)}") from error.__cause__
         return self.load(mapper, cursor.rows)[0] if cursor.rows else None
 
     def by_values(self, mapper: Mapper, values: Sequence[tuple[str, Any]], limit: int | None) -> list[Any]:
@@ -159,7 +165,7 @@ class _Part:
         instance = None if key is None else loader.identity_map.find(mapper.model, key)
         if instance is not None:
             epoch = instance._epoch
-            loader.refresh(instance, data)
+            loader.refresh(instance, data, mapper)
             instance._epoch = epoch  # it was not read as a whole
             return instance
         instance = loader._make(mapper.model, data)
@@ -293,7 +299,13 @@ def _name_of(node: Any) -> str:
 
 @functools.lru_cache(maxsize=1_000)
 def _row_class(names: tuple[str, ...]) -> Any:
-    return namedtuple("Row", _distinct(names), rename=True)
+    base: Any = namedtuple("Row", _distinct(names), rename=True)  # type: ignore[misc]
+    return type("Row", (base,), {"__slots__": (), "__reduce__": lambda self: (_row, (names, tuple(self)))})
+
+
+def _row(names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
+    """Make a row; what a pickled one is made by."""
+    return _row_class(names)._make(values)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

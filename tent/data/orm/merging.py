@@ -50,7 +50,7 @@ def _adopt(unit: Any, mapper: Any, key: Any, source: Any) -> Any:
         target.__data__, target.__rel__, target._committed, target._owner = values, {}, CLEAN, unit.owner
         unit.identity_map.add(mapper.model, key, target)
     else:
-        unit.loader.refresh(target, values)
+        unit.loader.refresh(target, values, mapper)
     target._epoch = -1
     return target
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import re
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -34,14 +35,20 @@ class Registry:
         table = model._meta.table_name
         former = self._models.get(table)
         if former is not None and _full_name(former) != _full_name(model):
+            _forget(model)
             raise InvalidRequestError(
                 f"The models {_full_name(former)} and {_full_name(model)} have one table name, {table!r}. "
                 "Give one of them another __tablename__, or a declarative_base() of its own."
             )
         if former is not None:
-            for field in list(former._meta.refs):
-                former._meta.remove_ref(field)
+            _forget(former)
         self._models[table] = model
+
+
+def _forget(model: type[peewee.Model]) -> None:
+    """Take a model that is not used, or no longer, out of the books of those that it refers to."""
+    for field in list(model._meta.refs):
+        model._meta.remove_ref(field)
 
 
 def table_name(model: type[peewee.Model]) -> str:
@@ -93,9 +100,21 @@ class ModelMetadata(peewee.Metadata):
                 self.mutable | {field_name} if field.accessor_class is _DIRECT[1] else self.mutable
             )
         super().add_field(field_name, field, set_attribute)
+        if isinstance(field, peewee.ForeignKeyField) and set_attribute:
+            setattr(self.model, field.object_id_name, tracking.ObjectIdAccessor(field))
         self.__dict__.pop("mappers", None)  # what was compiled for the former fields
         if isinstance(field, peewee.FieldDatabaseHook) and self.database is None:
             field._db_hook(_sqlite)  # type: ignore[attr-defined]
+
+    def fields_to_index(self) -> list[Any]:
+        """Return the indexes, named after the table: Peewee's names are the class's, which two models may share."""
+        indexes = super().fields_to_index()
+        for index in indexes:
+            if isinstance(index, peewee.ModelIndex):
+                named: Any = index
+                if named._name.startswith(f"{self.name}_"):
+                    named._name = _shortened(self.table_name + named._name[len(self.name) :])
+        return indexes
 
     def set_database(self, database: Any) -> None:
         super().set_database(database)
@@ -129,14 +148,14 @@ class ModelRoot(peewee.Model):
         meta: Any = self._meta
         data = self.__data__ = {} if values.pop("__no_default__", None) else meta.get_default_dict()
         self.__rel__ = {}
-        self._given = values
+        self._given = dict(values)
         for name in meta.mutable & values.keys():
             values[name] = mutable.plain(values[name]) if mutable.is_tied(values[name]) else values[name]
         if values.keys() <= meta.direct:
             data.update(values)
             return
-        for name, value in values.items():
-            _set_by_name(self, name, value)
+        for name in values:
+            _set_by_name(self, name, values[name])
 
     @classmethod
     def validate_model(cls) -> None:
@@ -236,7 +255,7 @@ def declarative_base() -> Any:
 def _set_by_name(instance: Any, name: str, value: Any) -> None:
     """Set what a constructor was given, if it is something that objects of the class let set."""
     descriptor = next((kind.__dict__[name] for kind in type(instance).__mro__ if name in kind.__dict__), None)
-    if not hasattr(descriptor, "__set__"):
+    if not hasattr(descriptor, "__set__") or (isinstance(descriptor, property) and descriptor.fset is None):
         raise TypeError(f"{type(instance).__name__} has no column {name!r}{_columns(instance)}.")
     setattr(instance, name, value)
 
@@ -252,3 +271,10 @@ def _short(value: Any) -> str:
 
 def _full_name(model: type) -> str:
     return f"{model.__module__}.{model.__qualname__}"
+
+
+def _shortened(name: str) -> str:
+    """Return a name of at most 64 characters, which all databases take; one that was cut ends in a hash of it."""
+    if len(name) <= 64:
+        return name
+    return f"{name[:56]}_{hashlib.md5(name.encode()).hexdigest()[:7]}"

@@ -323,13 +323,13 @@ class Persister:
         except Exception as error:
             item, error = self._culprit(items, error, write)
             instance = instance_of(item)
-            self._find_value(instance, error)
+            error = self._with_value(instance, error)
             raise explain(error, context.format(repr(instance)), instance) from error.__cause__
 
-    def _find_value(self, instance: Any, error: Exception) -> None:
-        """Add the column and the value to an error that the driver met in taking a value, if that is what it was."""
+    def _with_value(self, instance: Any, error: Exception) -> Exception:
+        """Return an error with the column and the value in its message, if it is that the driver can't take a value."""
         if isinstance(error, (peewee.IntegrityError, peewee.OperationalError)):
-            return
+            return error
         mapper = mapper_of(type(instance), self.database)
         for column in mapper.columns:
             value = instance.__data__.get(column.name)
@@ -337,9 +337,12 @@ class Persister:
                 if not isinstance(value, peewee.Node):
                     self.database.execute_sql(f"SELECT {column.placeholder}", [column.encoded_one(value)])
             except Exception as its_own:
-                if str(column) not in str(error):
-                    error.args = (f"{column} can't hold {shown(value)}: {its_own}",)
-                return
+                if str(column) in str(error):
+                    return error
+                named = peewee.DataError(f"{column} can't hold {shown(value)}: {its_own}")
+                named.__cause__ = error
+                return named
+        return error
 
     def _culprit(
         self, items: Sequence[Any], error: Exception, write: Callable[[Sequence[Any]], None]

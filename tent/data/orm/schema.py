@@ -24,8 +24,9 @@ def install_tables(engine: Engine, models: Any = None) -> list[str]:
     with _transaction(engine) as database:
         existing = set(database.get_tables())
         created = [model for model in sort_models(wanted) if model._meta.table_name not in existing]
-        for model in created:
-            _schema(model, database).create_table(safe=True)
+        with _inline_foreign_keys(created):
+            for model in created:
+                _schema(model, database).create_table(safe=True)
         for model in wanted:
             _schema(model, database).create_indexes(safe=True)
     return [model._meta.table_name for model in created]
@@ -69,6 +70,19 @@ def _transaction(engine: Engine) -> Iterator[Engine]:
             yield database
     finally:
         database.release()
+
+
+@contextmanager
+def _inline_foreign_keys(models: Iterable[Any]) -> Iterator[None]:
+    """Let deferred foreign keys be part of CREATE TABLE: SQLite takes one to a table yet to be made, and adds none."""
+    deferred = [field for model in models for field in model._meta.refs if field.deferred]
+    for field in deferred:
+        field.deferred = False
+    try:
+        yield
+    finally:
+        for field in deferred:
+            field.deferred = True
 
 
 def _schema(model: Any, database: Engine) -> Any:

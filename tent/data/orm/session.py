@@ -133,8 +133,7 @@ class Session:
         """
         self._transaction.check()
         self._refuse_strangers(instance)
-        if instance._committed is None or instance._committed is DELETED:
-            raise InvalidRequestError(f"{instance!r} is {state_of(instance)}: it has no row to be refreshed from.")
+        self._refuse_without_row(instance, "refreshed")
         if changed_names(instance) and not discard:
             raise InvalidRequestError(
                 f"{instance!r} has unsaved changes ({', '.join(changed_names(instance))}), which a refresh would drop. "
@@ -152,6 +151,7 @@ class Session:
     def expire(self, instance: ModelRoot) -> None:
         """Let `get` read the row of an object again. Its attributes stay as they are until then."""
         self._refuse_strangers(instance)
+        self._refuse_without_row(instance, "expired")
         instance._epoch = -1
 
     @exclusive
@@ -263,11 +263,11 @@ class Session:
 
         Warns (`UnsavedChangesWarning`) when changes are lost by it, unless an error is being handled.
         """
-        self._end()
+        self._end(is_error=sys.exc_info()[1] is not None)
 
     @exclusive
-    def _end(self) -> None:
-        if sys.exc_info()[1] is None:
+    def _end(self, is_error: bool) -> None:
+        if not is_error:
             self._warn_of_changes()
         try:
             self._transaction.rollback()
@@ -290,7 +290,7 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._end()
+        self._end(is_error=kind is not None)
 
     def __del__(self) -> None:
         # A session that was dropped in a transaction must not keep the database locked.
@@ -365,6 +365,10 @@ class Session:
             yield self
         finally:
             self.autoflush = before
+
+    def _refuse_without_row(self, instance: Any, what: str) -> None:
+        if instance._committed is None or instance._committed is DELETED:
+            raise InvalidRequestError(f"{instance!r} is {state_of(instance)}: without a row it can't be {what}.")
 
     def _refuse_strangers(self, instance: Any) -> None:
         refuse_unmapped(instance)

@@ -242,6 +242,15 @@ class ForeignKeyAccessor(_Tracked, peewee.ForeignKeyAccessor):
         return related is not None and bool(related.__data__.get(self.field.rel_field.name) == key)
 
 
+class ObjectIdAccessor(peewee.ObjectIdAccessor):
+    """The accessor of the key in a foreign key: `note.person_id`."""
+
+    def __get__(self, instance: Any, instance_type: Any = None) -> Any:
+        if instance is not None and self.field.name not in instance.__data__:
+            return _unset(instance, self.field.name)
+        return super().__get__(instance, instance_type)  # type: ignore[no-untyped-call]
+
+
 class BackrefAccessor(peewee.BackrefAccessor):
     """The other side of a foreign key: a query for the objects that refer to this one."""
 

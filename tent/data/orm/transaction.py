@@ -66,8 +66,9 @@ class Transaction:
         if self.is_flushing:
             raise InvalidRequestError("The session is already flushing: a flush can't be called within a flush.")
         self.is_flushing = True
-        came_along = self.unit.register_reachable()
+        came_along: list[Any] = []
         try:
+            came_along = self.unit.register_reachable()
             plan = self.unit.plan()
             if plan:
                 self._write(plan)
@@ -257,9 +258,13 @@ class _Handle:
         try:
             self.commit()
         except BaseException:
-            if not self.is_closed:
-                self.rollback()
+            self._give_up()
             raise
+
+    def _give_up(self) -> None:
+        """Undo everything after a commit that failed."""
+        if not self.is_closed:
+            self.rollback()
 
 
 class RootTransaction(_Handle):
@@ -275,6 +280,9 @@ class RootTransaction(_Handle):
 
     def _rollback(self) -> None:
         self._transaction.rollback()
+
+    def _give_up(self) -> None:
+        self._transaction.rollback()  # after a COMMIT that failed the objects still have their changes
 
     def __enter__(self) -> Any:
         self.is_entered = True
