@@ -11,7 +11,7 @@ from typing import Any
 
 from .mapper import Mapper
 from .mutable import plain
-from .tracking import CLEAN, DELETED, MISSING, is_same
+from .tracking import CLEAN, DELETED, MISSING, is_same, session_of
 
 
 class Step:
@@ -44,7 +44,7 @@ class Inserted(Step):
         undone = set()
         for instance, given, key in zip(self.instances, self.given, self.keys):
             unit.identity_map.discard(self.mapper.model, key, instance)
-            if instance._owner is unit.owner or (instance._owner is None and instance._committed is not None):
+            if instance._owner is unit.owner or (session_of(instance) is None and instance._committed is not None):
                 self._renew(unit, instance, given, keep)
                 undone.add(id(instance))
         for instance, name, old, new in reversed(self.filled):

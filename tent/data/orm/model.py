@@ -188,8 +188,9 @@ class ModelRoot(peewee.Model):
     @_dirty.setter
     def _dirty(self, names: set[str]) -> None:
         # Model.save() takes out the fields that it wrote itself.
-        for name in set(self._committed or ()) - names:
-            del self._committed[name]
+        if self._committed:
+            left = {name: value for name, value in self._committed.items() if name in names}
+            self._committed = left or tracking.CLEAN
 
     def __repr__(self) -> str:
         data, keys = self.__data__, self._meta.get_primary_keys()  # type: ignore[no-untyped-call]

@@ -42,9 +42,10 @@ class UnitOfWork:
 
     # Registering
 
-    def register_new(self, instance: Any) -> None:
-        """Take in a transient object, and the transient objects that it refers to."""
-        found, waiting = {}, [instance]
+    def register_new(self, *instances: Any) -> list[Any]:
+        """Take in transient objects and those that they refer to, all or none, and return them."""
+        found: Books = {}
+        waiting = list(instances)
         while waiting:
             one = waiting.pop()
             if id(one) not in found:
@@ -58,6 +59,7 @@ class UnitOfWork:
                 one._given = dict.fromkeys(one.__data__)
             self.new[id(one)] = one
             self.register_key(one)
+        return list(found.values())
 
     def register_key(self, instance: Any) -> None:
         """Let `get` find a new object by the key that it was given."""
@@ -97,12 +99,11 @@ class UnitOfWork:
 
     def register_reachable(self) -> list[Any]:
         """Take in the transient objects that objects of the session refer to by now, and return them."""
-        before = set(self.new)
+        found = []
         for instance in [*self.new.values(), *self.dirty.values()]:
             names = instance.__rel__ if instance._committed is None else instance._committed
-            for related in self._reachable(instance, names):
-                self.register_new(related)
-        return [instance for number, instance in self.new.items() if number not in before]
+            found += self._reachable(instance, names) if instance.__rel__ else []
+        return self.register_new(*found)
 
     def cancel_new(self, instance: Any) -> None:
         """Let go of a pending object; one whose row was deleted in the transaction is as it was then."""
