@@ -6,6 +6,7 @@ it: the same database with a connection of its own, taken from the engine's pool
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -434,6 +435,12 @@ def _show(logger: logging.Logger) -> None:
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 _inherited: list[Any] = []
 _forks = 0
+
+
+@atexit.register
+def _close_engines() -> None:
+    for engine in list(_engines):
+        engine._close_connections()
 
 
 def _after_fork() -> None:

@@ -250,6 +250,9 @@ class UnitOfWork:
             self._take_copies(data, mapper, mapper.mutable)
             key = mapper.identity(mapper.key_of(data)) if mapper.key_names else None
             if key is not None:
+                stale = self.identity_map.find(mapper.model, key)
+                if stale is not None:  # SQLite gives the key of a last row that somebody deleted to the next one
+                    self.expunge(stale)
                 self.identity_map.add(mapper.model, key, instance)
             step.keys.append(key)
             instance._committed, instance._given, instance._epoch = CLEAN, None, self.loader.epoch
