@@ -155,7 +155,10 @@ class ModelRoot(peewee.Model):
             data.update(values)
             return
         for name in values:
-            _set_by_name(self, name, values[name])
+            if name in meta.direct:
+                data[name] = values[name]
+            else:
+                _set_by_name(self, name, values[name])
 
     @classmethod
     def validate_model(cls) -> None:
