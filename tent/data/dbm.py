@@ -59,7 +59,8 @@ ERRORS
     are here, and `help('tent.data.orm.errors')` draws their tree.
 """
 
-from tent.data.orm.engine import Engine, connect
+from tent.data.orm.connecting import connect
+from tent.data.orm.engine import Engine
 from tent.data.orm.errors import (
     ArgumentError,
     CircularDependencyError,
@@ -79,7 +80,8 @@ from tent.data.orm.errors import (
 )
 from tent.data.orm.mapper import VersionField
 from tent.data.orm.model import Base, TableMixin, declarative_base
-from tent.data.orm.query import Query, Result
+from tent.data.orm.query import Query
+from tent.data.orm.result import Result
 from tent.data.orm.running import ScopedSession, open_session, run_transaction, scoped_session, transaction
 from tent.data.orm.schema import install_tables, uninstall_tables
 from tent.data.orm.session import Session, make_transient

@@ -16,15 +16,10 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import peewee
 from playhouse.pool import PooledSqliteDatabase
-
-from .config import Checked, masked, read_config
-from .errors import DBConfigurationException
-
-_OLDEST_SQLITE = (3, 35, 0)  # RETURNING
 
 statements = logging.getLogger("tent.data.sql")
 
@@ -262,163 +257,20 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
             )
 
     def _after_fork(self) -> None:
-        # Closing, or just dropping, a connection in the child can damage the parent's: SQLite's advice is to leak it
-        # (https://www.sqlite.org/howtocorrupt.html, "Carrying an open database connection across a fork").
-        _inherited.append((self._connections, self._in_use, self._state))
+        abandon(self._connections, self._in_use, self._state)
         self._connections, self._in_use = [], {}
         self._state, self._lock = peewee._ConnectionLocal(), threading.Lock()
         self._pool_lock = threading.RLock()
         self._pool_available = threading.Condition(self._pool_lock)
 
 
-class MemoryEngine(Engine):
-    """An SQLite database in memory: one for the whole engine, all threads included, on one connection.
+def abandon(*inherited: Any) -> None:
+    """Keep what a child process has inherited of connections, for ever.
 
-    Its sessions share the connection, so one sees what another has flushed and not yet committed; only one of them
-    can be in a transaction at a time.
+    Closing, or just dropping, a connection in the child can damage the parent's: SQLite's advice is to leak it
+    (https://www.sqlite.org/howtocorrupt.html, "Carrying an open database connection across a fork").
     """
-
-    _memory: Any = None
-
-    def __init__(self, path: str, pragmas: dict[str, Any], timeout: float, echo: bool = False) -> None:
-        super().__init__(path, pragmas, timeout, echo)
-        self._turn = _Turn()
-        self._home = os.getpid()
-
-    def begin(self, lock_type: str | None = None) -> None:
-        self._turn.take(self._state, self._timeout)
-        try:
-            super().begin(lock_type)
-        except BaseException:
-            self._turn.give(self._state)
-            raise
-
-    def commit(self) -> None:
-        super().commit()
-        self._turn.give(self._state)
-
-    def rollback(self) -> None:
-        try:
-            super().rollback()
-        finally:
-            self._turn.give(self._state)
-
-    def close_all(self) -> None:
-        """Close the connection, and with it the database: what it held is gone."""
-        self.close()
-        self._close_connections()
-        self._memory = None
-
-    def attach(self, filename: str, name: str) -> bool:
-        self.connection()
-        return super().attach(filename, name)
-
-    def load_extension(self, extension: str) -> None:
-        self.connection()
-        super().load_extension(extension)
-
-    def _renew(self) -> None:
-        if self._memory is not None:
-            self._load_aggregates(self._memory)
-            self._load_collations(self._memory)
-            self._load_functions(self._memory)
-            self._load_window_functions(self._memory)
-
-    def _close_connections(self) -> None:
-        if self._memory is not None:
-            self._memory.close()
-
-    def _connect(self) -> Any:
-        if self.origin is not None:
-            return self.origin._connect()
-        if self._home != os.getpid():
-            raise peewee.InterfaceError(
-                "This :memory: database is in the parent process. Connect again in the child, or use a file."
-            )
-        with self._pool_lock:
-            if self._memory is None:
-                self._memory = peewee.SqliteDatabase._connect(self)  # type: ignore[attr-defined]
-            return self._memory
-
-    def _close(self, conn: Any, close_conn: bool = False) -> None:
-        """The connection stays open: the database lives in it."""
-
-    def _after_fork(self) -> None:
-        _inherited.append(self._memory)
-        super()._after_fork()
-
-
-class _Turn:
-    """Whose transaction it is on the one connection of a `MemoryEngine`."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._holder: Any = None
-        self._thread = 0
-
-    def take(self, holder: Any, timeout: float) -> None:
-        waiting_is_vain = self._lock.locked() and self._thread == threading.get_ident()
-        if not self._lock.acquire(timeout=0 if waiting_is_vain else timeout):
-            raise peewee.OperationalError(
-                "database is locked: another session"
-                + (" of this thread" if waiting_is_vain else "")
-                + " has a transaction open on this :memory: database. Commit it, roll it back or close it first."
-            )
-        self._holder, self._thread = holder, threading.get_ident()
-
-    def give(self, holder: Any) -> None:
-        if self._holder is holder:
-            self._holder = None
-            self._lock.release()
-
-
-def connect(config: Any) -> Engine:
-    """Return the engine of a config, having tried it once. Raises `DBConfigurationException`."""
-    settings = read_config(config)
-    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
-        _refuse(config, f"SQLite {sqlite3.sqlite_version} is too old; 3.35 or later is needed. Use a newer Python.")
-    engine = _sqlite(settings)
-    try:
-        _try(engine)
-    except peewee.PeeweeException as error:
-        engine.close_all()
-        _refuse(config, _diagnosis(settings["path"], str(error)), error)
-    return engine
-
-
-def _sqlite(settings: Checked) -> Engine:
-    memory = settings["path"] == ":memory:"
-    pragmas = {"foreign_keys": 1, **({} if memory else {"journal_mode": "wal"}), **settings["pragmas"]}
-    return (MemoryEngine if memory else Engine)(settings["path"], pragmas, settings["timeout"], settings["echo"])
-
-
-def _try(engine: Engine) -> None:
-    """Open a connection and read; a database that is busy (another process turns it into WAL) is tried again."""
-    deadline = time.monotonic() + engine.timeout
-    while True:
-        try:
-            with engine.connection_context():
-                engine.execute_sql("SELECT COUNT(*) FROM sqlite_master").fetchall()
-            return
-        except peewee.OperationalError as error:
-            if not engine.is_retryable(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-
-
-def _diagnosis(path: str, problem: str) -> str:
-    if "not a database" in problem:
-        return f"The file {path!r} is no SQLite database. Give the path of a database, or of a file yet to be made."
-    if "unable to open" in problem or "readonly" in problem or "read-only" in problem:
-        return (
-            f"The database {path!r} can't be opened ({problem}): the user of this process needs the permission to "
-            "read and write the file, and to write in its directory."
-        )
-    return f"The database {path!r} can't be used: {problem}."
-
-
-def _refuse(config: Any, message: str, cause: BaseException | None = None) -> NoReturn:
-    raise DBConfigurationException(message, masked(config)) from cause
+    _inherited.append(inherited)
 
 
 def _log(event: peewee.QueryEvent) -> None:

@@ -13,7 +13,8 @@ from .engine import BufferedCursor, Engine
 from .errors import ArgumentError, InvalidRequestError, ResourceClosedError, StaleDataError
 from .guard import exclusive
 from .model import ModelRoot
-from .query import Query, Result
+from .query import Query
+from .result import Result
 from .transaction import Transaction
 from .unit_of_work import UnitOfWork
 

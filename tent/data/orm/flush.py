@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .change import Change
 from .commit_order import CycleError, Edge, levels
 from .errors import CircularDependencyError, FlushError
 from .ordering import Plan, ValuesOnTheWay, by, edges_of, needs_order_of_rows, order_of_models, path
-from .persister import Change, Persister
+from .persister import Persister
 
 
 def write(plan: Plan, persister: Persister) -> None:
@@ -98,7 +99,6 @@ def _levels(operations: dict[int, Change], edges: Sequence[Edge[int]]) -> tuple[
 
 
 def _second_update(change: Change, names: Sequence[str]) -> Change:
-    mapper = change.mapper
-    return Change(
-        "update", change.instance, mapper, sorted(names), mapper.identity(mapper.key_of(change.instance.__data__))
-    )
+    instance, mapper = change.instance, change.mapper
+    verb = "link" if change.verb == "insert" else "update"
+    return Change(verb, instance, mapper, sorted(names), mapper.key_given(instance.__data__))

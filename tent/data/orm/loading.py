@@ -15,7 +15,8 @@ from .engine import BufferedCursor, Engine
 from .errors import explain
 from .identity import IdentityMap
 from .mapper import Mapper, chunks, in_clause, mapper_of, shown
-from .query import Result, is_entity
+from .query import is_entity
+from .result import Result
 from .tracking import CLEAN, Owner
 
 Row = Sequence[Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import random
 import uuid
@@ -10,9 +11,9 @@ from typing import Any
 
 import peewee
 
+from .change import Change
 from .commit_order import Edge, components
 from .mapper import Mapper
-from .persister import Change
 
 Slot = tuple[Any, tuple[str, ...], tuple[Any, ...]]  # a model, the names of unique columns, and their values
 
@@ -205,7 +206,14 @@ def _maker(field: Any) -> Callable[[], Any] | None:
         length = min(getattr(field, "max_length", None) or 16, 16)
         return lambda: "".join(chr(random.randrange(0x4E00, 0x9FA6)) for _ in range(length))
     if isinstance(field, peewee.IntegerField):
+        # 31 bits, or 15: what the columns of all databases hold
         return lambda: -random.randrange(2**14, 2 ** (15 if isinstance(field, peewee.SmallIntegerField) else 31))
+    if isinstance(field, peewee.FloatField):
+        return lambda: -random.random() * 2**100
+    if isinstance(field, peewee.DateTimeField):
+        return lambda: datetime.datetime(1, 1, 1) + datetime.timedelta(seconds=random.randrange(2**34))
+    if isinstance(field, peewee.DateField):
+        return lambda: datetime.date.fromordinal(random.randrange(1, 2**19))
     return None
 
 

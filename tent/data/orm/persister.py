@@ -3,51 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import peewee
 from peewee import qualify_names  # type: ignore[attr-defined]
 
+from .blame import blaming
+from .change import Change
 from .engine import Engine
-from .errors import FlushError, StaleDataError, explain
-from .mapper import BATCH, Mapper, chunks, in_clause, mapper_of, shown
+from .errors import FlushError, StaleDataError
+from .mapper import BATCH, Mapper, chunks, in_clause
 from .tracking import MISSING
 
 Fill = tuple[Any, str, Any]
-
-
-class Change:
-    """The change set of an object: which columns to write, and the key to find its row by.
-
-    `verb` is "insert", "update" or "delete". `row` is the object that knows what the row has; it is another one than
-    `instance` when a new object takes over the row of a deleted one.
-    """
-
-    __slots__ = ("instance", "key", "mapper", "names", "row", "verb", "version")
-
-    def __init__(
-        self, verb: str, instance: Any, mapper: Mapper, names: Sequence[str], key: Any = None, row: Any = None
-    ) -> None:
-        self.verb = verb
-        self.instance = instance
-        self.mapper = mapper
-        self.names = tuple(names)
-        self.key = key
-        self.row = instance if row is None else row
-        self.version = committed_value(self.row, mapper.version) if mapper.version else None
-
-    def new(self, names: Iterable[str]) -> tuple[Any, ...]:
-        """Return the values that these columns will have."""
-        return tuple(self.instance.__data__.get(name) for name in names)
-
-    def old(self, names: Iterable[str]) -> tuple[Any, ...]:
-        """Return the values that these columns have in the row."""
-        return tuple(committed_value(self.row, name) for name in names)
-
-    def __repr__(self) -> str:
-        return f"<Change: {self.verb} {self.instance!r} ({', '.join(self.names)})>"
 
 
 class Persister:
@@ -89,7 +59,12 @@ class Persister:
         self._fill_foreign_keys(mapper, instances, [field.name for field in mapper.foreign_keys])
         for names, group in _shapes(mapper, instances).items():
             for part in chunks(group, len(names)):
-                self._blame(part, "inserting {} into " + mapper.table, lambda rows: self._insert(mapper, names, rows))
+                blaming(
+                    self.database,
+                    part,
+                    "inserting {} into " + mapper.table,
+                    lambda rows: self._insert(mapper, names, rows),
+                )
 
     def _insert(self, mapper: Mapper, names: tuple[str, ...], instances: Sequence[Any]) -> None:
         columns = [self._encode(mapper, name, instances) for name in names]
@@ -138,13 +113,15 @@ class Persister:
         """Update rows, with one statement for each table and set of columns."""
         for change in changes:
             self._fill_foreign_keys(change.mapper, [change.instance], change.names)
-            self._count_version(change)
+            if change.verb == "update":
+                self._count_version(change)
         groups: dict[tuple[Mapper, tuple[str, ...]], list[Change]] = {}
         for change in changes:
             groups.setdefault((change.mapper, change.names), []).append(change)
         for (mapper, names), group in groups.items():
             for part in chunks(group, 1, most=10_000):
-                self._blame(
+                blaming(
+                    self.database,
                     part,
                     "updating {} in " + mapper.table,
                     lambda some: self._update(mapper, names, some),
@@ -195,7 +172,8 @@ class Persister:
         """Delete rows by their keys, 500 in a statement."""
         if mapper.version is not None:
             sql = f"DELETE FROM {mapper.table} WHERE {_where_sql(mapper)}"
-            self._blame(
+            blaming(
+                self.database,
                 changes,
                 "deleting {} from " + mapper.table,
                 lambda some: _check_count(
@@ -205,7 +183,8 @@ class Persister:
             )
             return
         for part in chunks(changes, len(mapper.key_columns)):
-            self._blame(
+            blaming(
+                self.database,
                 part,
                 "deleting {} from " + mapper.table,
                 lambda some: self._delete(mapper, some),
@@ -233,23 +212,6 @@ class Persister:
             change.key = value
         elif name in names:
             change.key = tuple(value if name == n else part for n, part in zip(names, change.key))
-
-    def name_stale(self, error: StaleDataError, changes: Sequence[Change]) -> StaleDataError:
-        """Return the error with the object named whose row is gone or has another version, now looked up."""
-        for change in changes:
-            mapper = change.mapper
-            shown = mapper.by_name[mapper.version or mapper.key_names[0]]
-            sql = f"SELECT {shown.sql} FROM {mapper.table} WHERE {mapper.where_key}"
-            rows = self.database.fetch(sql, mapper.key_params(change.key)).rows
-            if not rows:
-                return StaleDataError(f"{error} The row of {change.instance!r} is gone. {_REMEDY}", change.instance)
-            if mapper.version and rows[0][0] != change.version:
-                return StaleDataError(
-                    f"{error} {change.instance!r} was loaded with {mapper.version} {change.version}, and its row has "
-                    f"{rows[0][0]} now. {_REMEDY}",
-                    change.instance,
-                )
-        return error
 
     # What they share
 
@@ -307,69 +269,6 @@ class Persister:
         with context.scope_values(subquery=True):
             sql, params = context.sql(qualify_names(expression)).query()
         return sql, params
-
-    def _blame(
-        self,
-        items: Sequence[Any],
-        context: str,
-        write: Callable[[Sequence[Any]], None],
-        instance_of: Callable[[Any], Any] = lambda item: item,
-    ) -> None:
-        """Write a batch. If it fails, write its items one by one to find the object whose error it is."""
-        try:
-            write(items)
-        except FlushError:
-            raise
-        except Exception as error:
-            item, error = self._culprit(items, error, write)
-            instance = instance_of(item)
-            error = self._with_value(instance, error)
-            raise explain(error, context.format(repr(instance)), instance) from error.__cause__
-
-    def _with_value(self, instance: Any, error: Exception) -> Exception:
-        """Return an error with the column and the value in its message, if it is that the driver can't take a value."""
-        if isinstance(error, (peewee.IntegrityError, peewee.OperationalError)):
-            return error
-        mapper = mapper_of(type(instance), self.database)
-        for column in mapper.columns:
-            value = instance.__data__.get(column.name)
-            try:
-                if not isinstance(value, peewee.Node):
-                    self.database.execute_sql(f"SELECT {column.placeholder}", [column.encoded_one(value)])
-            except Exception as its_own:
-                if str(column) in str(error):
-                    return error
-                named = peewee.DataError(f"{column} can't hold {shown(value)}: {its_own}")
-                named.__cause__ = error
-                return named
-        return error
-
-    def _culprit(
-        self, items: Sequence[Any], error: Exception, write: Callable[[Sequence[Any]], None]
-    ) -> tuple[Any, Exception]:
-        """Return the item of a batch whose error it is. A statement that failed as a whole is repeated for each."""
-        place = getattr(error, "place", 0 if len(items) == 1 else None)
-        if place is not None:
-            return items[place], error
-        for item in items:
-            try:
-                write([item])
-            except Exception as its_own:
-                return item, its_own
-        return items[0], error
-
-
-_REMEDY = (
-    "This typically happens when another session has changed or deleted the row meanwhile: roll back, load the object "
-    "again and repeat the change."
-)
-
-
-def committed_value(instance: Any, name: str) -> Any:
-    """Return the value that the row of an object has in a column."""
-    committed = instance._committed or {}
-    value = committed[name] if name in committed else instance.__data__.get(name)
-    return None if value is MISSING else value
 
 
 def _shapes(mapper: Mapper, instances: Sequence[Any]) -> dict[tuple[str, ...], list[Any]]:

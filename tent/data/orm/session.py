@@ -27,7 +27,8 @@ from .execution import Execution
 from .guard import exclusive
 from .identity import IdentityMap
 from .model import ModelRoot
-from .query import Query, Result
+from .query import Query
+from .result import Result
 from .tracking import CLEAN, DELETED, changed_names, session_of, state_of
 from .transaction import NestedTransaction, RootTransaction, Transaction
 from .unit_of_work import UnitOfWork

@@ -126,6 +126,10 @@ def changed_names(instance: Any) -> list[str]:
     ]
 
 
+def _is_transient(instance: Any) -> bool:
+    return instance._committed is None and instance._owner is None
+
+
 def _awaits_key(related: Any, key: Any) -> bool:
     return related is not None and key is None
 
@@ -166,7 +170,7 @@ class MutableAccessor(ColumnAccessor):
 
     def __get__(self, instance: Any, instance_type: Any = None) -> Any:
         value = super().__get__(instance, instance_type)
-        if instance is None or type(value) in _IMMUTABLE or instance._committed is None:
+        if instance is None or type(value) in _IMMUTABLE or _is_transient(instance):
             return value
         if type(value) is dict or type(value) is list:
             value = instance.__data__[self.name] = mutable.tie(value, instance, self.name, _will_change)

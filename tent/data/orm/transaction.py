@@ -7,6 +7,7 @@ from typing import Any
 
 import peewee
 
+from .blame import name_stale
 from .engine import Engine
 from .errors import InvalidRequestError, ResourceClosedError, StaleDataError
 from .flush import write
@@ -95,7 +96,7 @@ class Transaction:
             persister.undo()
             self._undo_flush(savepoint)
             if isinstance(error, StaleDataError):
-                raise persister.name_stale(error, error.changes) from None  # type: ignore[attr-defined]
+                raise name_stale(self.database, error, error.changes) from None  # type: ignore[attr-defined]
             raise
         self.scopes[-1].log += self.unit.settle(plan, persister)
 

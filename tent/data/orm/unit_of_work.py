@@ -13,6 +13,7 @@ from typing import Any
 
 import peewee
 
+from .change import Change, committed_value
 from .engine import Engine
 from .errors import FlushError, InvalidRequestError
 from .history import Deleted, Inserted, Step, Updated, restore
@@ -20,7 +21,7 @@ from .identity import IdentityMap
 from .loading import Loader
 from .mapper import Mapper
 from .ordering import Plan
-from .persister import Change, Fill, Persister, committed_value
+from .persister import Fill, Persister
 from .tracking import CLEAN, DELETED, Owner, changed_names, session_of
 
 Books = dict[int, Any]
@@ -46,8 +47,7 @@ class UnitOfWork:
         """Take in transient objects and those that they refer to, all or none, and return them."""
         found: Books = {}
         waiting = list(instances)
-        while waiting:
-            one = waiting.pop()
+        for one in waiting:  # it grows on the way
             if id(one) not in found:
                 self._refuse_owned_elsewhere(one)
                 found[id(one)] = one
@@ -303,7 +303,7 @@ class UnitOfWork:
         """Part the values that were written from the dicts and lists that the program may go on changing."""
         for name in names:
             if type(data[name]) in (dict, list, tuple):
-                data[name] = mapper.by_name[name].normal(data[name]) if data[name] else type(data[name])()
+                data[name] = {} if data[name] == {} else mapper.by_name[name].normal(data[name])
 
     def rekey(self, mapper: Mapper, instance: Any, old: Any, new: Any) -> None:
         """Enter an object under another key."""

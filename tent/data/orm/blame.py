@@ -1,0 +1,87 @@
+"""Which object's error it is, when a statement for many fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import peewee
+
+from .change import Change
+from .engine import Engine
+from .errors import FlushError, StaleDataError, explain
+from .mapper import mapper_of, shown
+
+_REMEDY = (
+    "This typically happens when another session has changed or deleted the row meanwhile: roll back, load the object "
+    "again and repeat the change."
+)
+
+
+def blaming(
+    database: Engine,
+    items: Sequence[Any],
+    context: str,
+    write: Callable[[Sequence[Any]], None],
+    instance_of: Callable[[Any], Any] = lambda item: item,
+) -> None:
+    """Write a batch. If it fails, write its items one by one to find the object whose error it is."""
+    try:
+        write(items)
+    except FlushError:
+        raise
+    except Exception as error:
+        item, error = _culprit(items, error, write)
+        instance = instance_of(item)
+        error = _with_value(database, instance, error)
+        raise explain(error, context.format(repr(instance)), instance) from error.__cause__
+
+
+def _with_value(database: Engine, instance: Any, error: Exception) -> Exception:
+    """Return an error with the column and the value in its message, if it is that the driver can't take a value."""
+    if isinstance(error, (peewee.IntegrityError, peewee.OperationalError)):
+        return error
+    mapper = mapper_of(type(instance), database)
+    for column in mapper.columns:
+        value = instance.__data__.get(column.name)
+        try:
+            if not isinstance(value, peewee.Node):
+                database.execute_sql(f"SELECT {column.placeholder}", [column.encoded_one(value)])
+        except Exception as its_own:
+            if str(column) in str(error):
+                return error
+            named = peewee.DataError(f"{column} can't hold {shown(value)}: {its_own}")
+            named.__cause__ = error
+            return named
+    return error
+
+
+def _culprit(items: Sequence[Any], error: Exception, write: Callable[[Sequence[Any]], None]) -> tuple[Any, Exception]:
+    """Return the item of a batch whose error it is. A statement that failed as a whole is repeated for each."""
+    place = getattr(error, "place", 0 if len(items) == 1 else None)
+    if place is not None:
+        return items[place], error
+    for item in items:
+        try:
+            write([item])
+        except Exception as its_own:
+            return item, its_own
+    return items[0], error
+
+
+def name_stale(database: Engine, error: StaleDataError, changes: Sequence[Change]) -> StaleDataError:
+    """Return the error with the object named whose row is gone or has another version, now looked up."""
+    for change in changes:
+        mapper = change.mapper
+        shown = mapper.by_name[mapper.version or mapper.key_names[0]]
+        sql = f"SELECT {shown.sql} FROM {mapper.table} WHERE {mapper.where_key}"
+        rows = database.fetch(sql, mapper.key_params(change.key)).rows
+        if not rows:
+            return StaleDataError(f"{error} The row of {change.instance!r} is gone. {_REMEDY}", change.instance)
+        if mapper.version and rows[0][0] != change.version:
+            return StaleDataError(
+                f"{error} {change.instance!r} was loaded with {mapper.version} {change.version}, and its row has "
+                f"{rows[0][0]} now. {_REMEDY}",
+                change.instance,
+            )
+    return error

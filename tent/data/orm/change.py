@@ -1,0 +1,49 @@
+"""Change sets: the difference to write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .mapper import Mapper
+from .tracking import MISSING
+
+
+class Change:
+    """The change set of an object: which columns to write, and the key to find its row by.
+
+    `verb` is "insert", "update", "delete", or "link", an update that completes an insert and counts no version. `row` is
+    the object that knows what the row has; it is another one than `instance` when a new object takes over the row of
+    a deleted one.
+    """
+
+    __slots__ = ("instance", "key", "mapper", "names", "row", "verb", "version")
+
+    def __init__(
+        self, verb: str, instance: Any, mapper: Mapper, names: Sequence[str], key: Any = None, row: Any = None
+    ) -> None:
+        self.verb = verb
+        self.instance = instance
+        self.mapper = mapper
+        self.names = tuple(names)
+        self.key = key
+        self.row = instance if row is None else row
+        self.version = committed_value(self.row, mapper.version) if mapper.version else None
+
+    def new(self, names: Iterable[str]) -> tuple[Any, ...]:
+        """Return the values that these columns will have."""
+        return tuple(self.instance.__data__.get(name) for name in names)
+
+    def old(self, names: Iterable[str]) -> tuple[Any, ...]:
+        """Return the values that these columns have in the row."""
+        return tuple(committed_value(self.row, name) for name in names)
+
+    def __repr__(self) -> str:
+        return f"<Change: {self.verb} {self.instance!r} ({', '.join(self.names)})>"
+
+
+def committed_value(instance: Any, name: str) -> Any:
+    """Return the value that the row of an object has in a column."""
+    committed = instance._committed or {}
+    value = committed[name] if name in committed else instance.__data__.get(name)
+    return None if value is MISSING else value

@@ -1,0 +1,112 @@
+"""The engine of a `:memory:` database: all its sessions, in all threads, share one connection."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import peewee
+
+from .engine import Engine, abandon
+
+
+class MemoryEngine(Engine):
+    """An SQLite database in memory: one for the whole engine, all threads included, on one connection.
+
+    Its sessions share the connection, so one sees what another has flushed and not yet committed; only one of them
+    can be in a transaction at a time.
+    """
+
+    _memory: Any = None
+
+    def __init__(self, path: str, pragmas: dict[str, Any], timeout: float, echo: bool = False) -> None:
+        super().__init__(path, pragmas, timeout, echo)
+        self._turn = _Turn()
+        self._home = os.getpid()
+
+    def begin(self, lock_type: str | None = None) -> None:
+        self._turn.take(self._state, self._timeout)
+        try:
+            super().begin(lock_type)
+        except BaseException:
+            self._turn.give(self._state)
+            raise
+
+    def commit(self) -> None:
+        super().commit()
+        self._turn.give(self._state)
+
+    def rollback(self) -> None:
+        try:
+            super().rollback()
+        finally:
+            self._turn.give(self._state)
+
+    def close_all(self) -> None:
+        """Close the connection, and with it the database: what it held is gone."""
+        self.close()
+        self._close_connections()
+        self._memory = None
+
+    def attach(self, filename: str, name: str) -> bool:
+        self.connection()
+        return super().attach(filename, name)
+
+    def load_extension(self, extension: str) -> None:
+        self.connection()
+        super().load_extension(extension)
+
+    def _renew(self) -> None:
+        if self._memory is not None:
+            self._load_aggregates(self._memory)
+            self._load_collations(self._memory)
+            self._load_functions(self._memory)
+            self._load_window_functions(self._memory)
+
+    def _close_connections(self) -> None:
+        if self._memory is not None:
+            self._memory.close()
+
+    def _connect(self) -> Any:
+        if self.origin is not None:
+            return self.origin._connect()
+        if self._home != os.getpid():
+            raise peewee.InterfaceError(
+                "This :memory: database is in the parent process. Connect again in the child, or use a file."
+            )
+        with self._pool_lock:
+            if self._memory is None:
+                self._memory = peewee.SqliteDatabase._connect(self)  # type: ignore[attr-defined]
+            return self._memory
+
+    def _close(self, conn: Any, close_conn: bool = False) -> None:
+        """The connection stays open: the database lives in it."""
+
+    def _after_fork(self) -> None:
+        abandon(self._memory)
+        super()._after_fork()
+
+
+class _Turn:
+    """Whose transaction it is on the one connection of a `MemoryEngine`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder: Any = None
+        self._thread = 0
+
+    def take(self, holder: Any, timeout: float) -> None:
+        waiting_is_vain = self._lock.locked() and self._thread == threading.get_ident()
+        if not self._lock.acquire(timeout=0 if waiting_is_vain else timeout):
+            raise peewee.OperationalError(
+                "database is locked: another session"
+                + (" of this thread" if waiting_is_vain else "")
+                + " has a transaction open on this :memory: database. Commit it, roll it back or close it first."
+            )
+        self._holder, self._thread = holder, threading.get_ident()
+
+    def give(self, holder: Any) -> None:
+        if self._holder is holder:
+            self._holder = None
+            self._lock.release()
