@@ -58,6 +58,10 @@ class BufferedCursor:
         rest, self._position = self.rows[self._position :], len(self.rows)
         return rest
 
+    def fetchmany(self, size: int = 1) -> list[Any]:
+        start, self._position = self._position, min(self._position + size, len(self.rows))
+        return self.rows[start : self._position]
+
     def close(self) -> None:
         """A buffered cursor holds nothing open."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import peewee
 
-from .engine import Engine, abandon
+from .engine import BufferedCursor, Engine, abandon
 
 
 class MemoryEngine(Engine):
@@ -23,7 +24,18 @@ class MemoryEngine(Engine):
     def __init__(self, path: str, pragmas: dict[str, Any], timeout: float, echo: bool = False) -> None:
         super().__init__(path, pragmas, timeout, echo)
         self._turn = _Turn()
+        self._mutex = threading.RLock()
         self._home = os.getpid()
+
+    # Python's sqlite3 can't run two statements on one connection at once, in whatever mode SQLite itself is built
+
+    def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
+        with self._mutex:
+            return BufferedCursor.drain(super()._execute_cursor(sql, params, **options))
+
+    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+        with self._mutex:
+            return super().execute_many(sql, rows)
 
     def begin(self, lock_type: str | None = None) -> None:
         self._turn.take(self._state, self._timeout)

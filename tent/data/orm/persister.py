@@ -83,8 +83,8 @@ class Persister:
         else:
             sql = _insert_sql(mapper, names, len(rows), keys + returned)
             params = list(itertools.chain.from_iterable(rows))
-        cursor = self.database.execute_sql(sql, params)
-        self._take(mapper, instances, keys, returned, cursor.fetchall() if returned else [])
+        cursor = self.database.fetch(sql, params)
+        self._take(mapper, instances, keys, returned, cursor.rows)
 
     def _take(
         self, mapper: Mapper, instances: Sequence[Any], keys: list[str], returned: list[str], rows: list[Any]
@@ -136,10 +136,7 @@ class Persister:
             return
         sql = mapper.statement(("update", names), lambda: _update_sql(mapper, names))
         rows = [[*row, *_where(change)] for change, row in zip(changes, zip(*columns))]
-        if len(rows) == 1:
-            count = self.database.execute_sql(sql, rows[0]).rowcount
-        else:
-            count = self.database.execute_many(sql, rows)
+        count = self.database.fetch(sql, rows[0]).rowcount if len(rows) == 1 else self.database.execute_many(sql, rows)
         _check_count(mapper, changes, count, "update")
 
     def _update_with_expressions(self, change: Change, row: Sequence[Any]) -> None:
@@ -151,7 +148,7 @@ class Persister:
             params += values
         made = [name for name, value in zip(change.names, row) if isinstance(value, peewee.Node)]
         sql = f"UPDATE {mapper.table} SET {', '.join(assignments)} WHERE {_where_sql(mapper)}{_returning(mapper, made)}"
-        rows = self.database.execute_sql(sql, [*params, *_where(change)]).fetchall()
+        rows = self.database.fetch(sql, [*params, *_where(change)]).rows
         _check_count(mapper, [change], len(rows), "update")
         for name, value in zip(made, rows[0]):
             self.fill(change.instance, name, mapper.by_name[name].decoded(value))
@@ -196,13 +193,13 @@ class Persister:
             ("delete", len(changes)), lambda: f"DELETE FROM {mapper.table} WHERE {in_clause(mapper, len(changes))}"
         )
         params = [param for change in changes for param in mapper.key_params(change.key)]
-        _check_count(mapper, changes, self.database.execute_sql(sql, params).rowcount, "delete")
+        _check_count(mapper, changes, self.database.fetch(sql, params).rowcount, "delete")
 
     def put(self, change: Change, name: str, value: Any) -> None:
         """Put a value into one column of a row, as a step on the way."""
         mapper, column = change.mapper, change.mapper.by_name[name]
         sql = f"UPDATE {mapper.table} SET {column.sql} = {column.placeholder} WHERE {mapper.where_key}"
-        self.database.execute_sql(sql, [column.encoded_one(value), *mapper.key_params(change.key)])
+        self.database.fetch(sql, [column.encoded_one(value), *mapper.key_params(change.key)])
 
     def vacate(self, change: Change, name: str, value: Any) -> None:
         """Put a value into a column in the place of one that another row takes; if it is the key, keep track of it."""
