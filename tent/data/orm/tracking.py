@@ -15,6 +15,8 @@ The accessors in this module keep them.
 from __future__ import annotations
 
 import copy
+import datetime
+import decimal
 import weakref
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -53,6 +55,8 @@ _PLAIN_FIELDS = (
     peewee.DateField,
     peewee.TimeField,
 )
+# The types of which equal values can show differently: 0.0 and -0.0, and dicts and lists that have such in them
+_SHOWN_APART = (float, decimal.Decimal, datetime.datetime, datetime.time, dict, list, tuple)
 _IMMUTABLE = frozenset((str, int, float, bool, bytes, type(None), tuple, frozenset))
 
 
@@ -98,7 +102,9 @@ def is_same(old: Any, new: Any) -> bool:
         return True
     if isinstance(old, (bytes, bytearray)) and isinstance(new, (bytes, bytearray)):
         return old == new
-    return _kind(old) is _kind(new) and bool(old == new) and str(old) == str(new)
+    if _kind(old) is not _kind(new) or not bool(old == new):
+        return False
+    return not isinstance(old, _SHOWN_APART) or str(old) == str(new)
 
 
 def _kind(value: Any) -> type:
