@@ -1056,3 +1056,22 @@ def test_filter_by_and_first_compile_their_sql_once(
     monkeypatch.setattr(peewee.Context, "sql", lambda *args: pytest.fail("compiled again"))
     assert session.query(Person).filter_by(name="Bob").first() is people[1]
     assert session.query(Person).filter_by(name="Zoe").first() is None
+
+
+def test_a_commit_in_the_middle_of_streaming_what_the_transaction_wrote_is_refused(session: dbm.Session) -> None:
+    session.add_all([Person(name=str(number)) for number in range(5)])
+    session.flush()
+    rows = iter(session.query(Person).yield_per(2))
+    next(rows)
+    session.commit()
+    with pytest.raises(dbm.ResourceClosedError, match="ended its transaction"):
+        list(rows)
+
+
+def test_a_commit_in_the_middle_of_streaming_committed_rows_is_no_matter(session: dbm.Session) -> None:
+    session.add_all([Person(name=str(number)) for number in range(5)])
+    session.commit()
+    for person in session.query(Person).order_by(Person.id).yield_per(2):
+        person.age = 1
+        session.commit()
+    assert session.query(Person).filter_by(age=1).count() == 5

@@ -89,20 +89,25 @@ class Execution:
             raise InvalidRequestError("with_related() needs all rows at once, and can't be used with yield_per().")
         self._once(self.prepare)
         sql, params = self.database.parse(query)
-        owner = self.unit.owner
-        assert self.database.origin is not None
-        reader = self.database if self.transaction.scopes else self.database.origin.private()
+        owner, root = self.unit.owner, self.transaction.root
+        # What an open transaction has written can be seen on its connection only.
+        reader = self.database.origin.private() if root is None and self.database.origin else self.database
         reader.acquire()
+        cursor = None
         try:
             cursor = reader._execute_cursor(sql, params)
             while rows := cursor.fetchmany(size):
-                if self.unit.owner is not owner:
-                    raise ResourceClosedError("The session was closed, or let go of its objects, during the iteration.")
                 part = BufferedCursor(rows, cursor.description)
                 part.load = self.load
                 yield from list(query._get_cursor_wrapper(part))
-            cursor.close()
+                if self.unit.owner is not owner or (root is not None and self.transaction.root is not root):
+                    raise ResourceClosedError(
+                        "The session was closed, let go of its objects or ended its transaction during the iteration. "
+                        "Commit after it, or take all rows before: query.all()."
+                    )
         finally:
+            if cursor is not None:
+                cursor.close()
             if reader is not self.database:
                 reader.release()
 

@@ -39,6 +39,11 @@ class Transaction:
         self.handle: RootTransaction | None = None  # what begin() gave out
         self.is_flushing = False
 
+    @property
+    def root(self) -> Scope | None:
+        """The open transaction."""
+        return self.scopes[0] if self.scopes else None
+
     def check(self) -> None:
         """Refuse work in a `with session.begin()` block whose transaction has ended."""
         if self.handle is not None and self.handle.is_closed and self.handle.is_entered:
