@@ -552,3 +552,18 @@ def test_a_backref_gives_the_objects_of_the_session(session: dbm.Session) -> Non
     session.add(note)
     session.commit()
     assert [each is note for each in person.notes] == [True]
+
+
+def test_rows_without_a_key_are_objects_of_their_own(engine: Any, session: dbm.Session) -> None:
+    class Log(dbm.declarative_base()):  # type: ignore[misc]
+        level = peewee.CharField()
+        tags = peewee.JSONField(default=list)
+
+        class Meta:
+            primary_key = False
+
+    dbm.install_tables(engine, models=[Log])
+    session.add_all([Log(level="a", tags=[1]), Log(level="a", tags=[2])])
+    session.commit()
+    assert [log.tags for log in session.query(Log)] == [[1], [2]]
+    assert {session.state(log) for log in session.query(Log)} == {"detached"}

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 N = TypeVar("N", bound=Hashable)
 
 
-@dataclass(slots=True)
 class Edge(Generic[N]):
     """`node` comes after `needs`; an optional edge may be broken, where a cycle can't be ordered otherwise.
 
     The label is the caller's.
     """
 
-    node: N
-    needs: N
-    optional: bool = False
-    label: object = None
+    __slots__ = ("label", "needs", "node", "optional")
+
+    def __init__(self, node: N, needs: N, optional: bool = False, label: object = None) -> None:
+        self.node = node
+        self.needs = needs
+        self.optional = optional
+        self.label = label
+
+    def __repr__(self) -> str:
+        return f"<Edge {self.node!r} needs {self.needs!r}>"
 
 
 class CycleError(ValueError):
@@ -81,8 +85,7 @@ def levels(nodes: Iterable[N], edges: Iterable[Edge[N]]) -> tuple[list[list[N]],
     `CycleError` for a cycle without an optional edge.
 
     >>> levels("abc", [Edge("a", "b"), Edge("b", "a", True), Edge("c", "c", True)])
-    ([['b', 'c'], ['a']], [Edge(node='b', needs='a', optional=True, label=None), \
-Edge(node='c', needs='c', optional=True, label=None)])
+    ([['b', 'c'], ['a']], [<Edge 'b' needs 'a'>, <Edge 'c' needs 'c'>])
     """
     nodes, kept = list(nodes), list(edges)
     broken: list[Edge[N]] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -110,6 +109,8 @@ def _known() -> str:
 
 
 def _nearest(word: Any, words: Iterable[str]) -> str:
+    import difflib  # slow to import, and only needed for a config that is refused
+
     close = difflib.get_close_matches(str(word).lower(), words, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 

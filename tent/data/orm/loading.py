@@ -38,6 +38,8 @@ class Loader:
 
     def load(self, mapper: Mapper, rows: Sequence[Row]) -> list[Any]:
         """Return the objects of rows; those that are in the map are refreshed, except what was changed on them."""
+        if not mapper.key_names:
+            return [self._make_keyless(mapper, dict(zip(mapper.names, row))) for row in rows]
         known = self.identity_map.rows(mapper.model)
         names, key_in, decoders = mapper.names, mapper.key_in, mapper.decoders
         decode_key = [column.decode for column in mapper.key_columns] != [None] * len(mapper.key_columns)
@@ -58,6 +60,12 @@ class Loader:
                 known[key] = reference(instance)
             objects.append(instance)
         return objects
+
+    def _make_keyless(self, mapper: Mapper, data: dict[str, Any]) -> Any:
+        """Return an object of a row without a key: it can't be told from others, and is detached."""
+        instance = self._make(mapper.model, {name: mapper.by_name[name].decoded(data[name]) for name in mapper.names})
+        instance._owner = None
+        return instance
 
     def _make(self, model: Any, data: dict[str, Any]) -> Any:
         instance = model.__new__(model)

@@ -136,7 +136,7 @@ class Mapper:
         self.where_key = " AND ".join(f"{column.sql} = {column.placeholder}" for column in self.key_columns)
         self.select = f"SELECT {', '.join(column.sql for column in self.columns)} FROM {self.table}"
         self.select_by_key = f"{self.select} WHERE {self.where_key}"
-        self.key_in = operator.itemgetter(*(self.names.index(name) for name in self.key_names or self.names[:1]))
+        self.key_in = operator.itemgetter(*(self.names.index(name) for name in self.key_names or self.names))
         self.statements: dict[Any, str] = {}
 
     def _type_of_plain_keys(self) -> type | None:
@@ -160,7 +160,7 @@ class Mapper:
 
     def key_given(self, data: Any) -> Any:
         """Return the key in a mapping of names to values, as the identity map has it; None when there is none yet."""
-        key = self.key_of(data) if self.key_names else None
+        key = data.get(self.generated) if self.generated is not None else self.key_of(data) if self.key_names else None
         if key is None or any(isinstance(data.get(name), peewee.Node) for name in self.key_names):
             return None
         return self.identity(key)

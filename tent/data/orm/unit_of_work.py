@@ -199,14 +199,15 @@ class UnitOfWork:
     def _refuse_collisions(self, plan: Plan) -> None:
         """Refuse a new object whose key another object of the session has: the database would, less clearly."""
         leaving = {id(change.instance) for change in [*plan.updates, *plan.deletes]}
-        for insert in plan.inserts():
-            key = insert.mapper.key_given(insert.instance.__data__)
-            known = None if key is None else self.identity_map.find(insert.mapper.model, key)
-            if known is not None and known is not insert.instance and id(known) not in leaving:
-                raise FlushError(
-                    f"{insert.instance!r} is new and has the key of {known!r}, which is in the session and has a row. "
-                    "Change that one, or use session.merge(obj)."
-                )
+        for mapper, instances in plan.new.items():
+            for instance in instances:
+                key = mapper.key_given(instance.__data__)
+                known = None if key is None else self.identity_map.find(mapper.model, key)
+                if known is not None and id(known) not in leaving:
+                    raise FlushError(
+                        f"{instance!r} is new and has the key of {known!r}, which is in the session and has a row. "
+                        "Change that one, or use session.merge(obj)."
+                    )
 
     # Settling: the objects agree with their rows
 
