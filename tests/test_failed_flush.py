@@ -652,3 +652,35 @@ def test_changes_outlive_a_transaction_that_the_database_ended(session: dbm.Sess
     evil.code = "good"
     session.commit()
     assert other.query(Item.code).order_by(Item.code).all() == [("first",), ("good",)]
+
+
+def test_an_interrupt_that_comes_as_the_commit_is_through_leaves_the_objects_committed(
+    engine: Any, session: dbm.Session
+) -> None:
+    def interrupt(event: peewee.QueryEvent) -> None:
+        if event.sql == "COMMIT":
+            raise KeyboardInterrupt
+
+    person = Person(name="Jo")
+    session.add(person)
+    engine.query_hooks.append(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        session.commit()
+    engine.query_hooks.clear()
+    assert session.state(person) == "persistent"
+    session.commit()
+    assert session.query(Person).count() == 1
+
+
+def test_an_interrupt_that_comes_as_a_transaction_has_begun_leaves_none_open(engine: Any, session: dbm.Session) -> None:
+    def interrupt(event: peewee.QueryEvent) -> None:
+        if event.sql.startswith("BEGIN"):
+            raise KeyboardInterrupt
+
+    session.add(Person(name="Jo"))
+    engine.query_hooks.append(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        session.commit()
+    engine.query_hooks.clear()
+    session.commit()
+    assert session.query(Person).count() == 1

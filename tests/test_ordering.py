@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -928,3 +930,26 @@ def test_any_changes_that_end_in_a_sound_state_are_written(change: Change) -> No
         names = ("key", "code", "rank", "row", "number", "inside")
         assert sorted(found) == sorted(tuple(row[name] for name in names) for row in wanted)
     engine.close_all()
+
+
+@pytest.mark.parametrize(
+    ("field", "one", "two"),
+    [
+        (peewee.DateField, datetime.date(2000, 1, 1), datetime.date(2001, 1, 1)),
+        (peewee.DateTimeField, datetime.datetime(2000, 1, 1, 12), datetime.datetime(2001, 1, 1, 12)),
+        (peewee.FloatField, 1.5, 2.5),
+        (peewee.UUIDField, uuid.UUID(int=1), uuid.UUID(int=2)),
+        (peewee.SmallIntegerField, 1, 2),
+    ],
+)
+def test_rows_can_swap_unique_values_of_any_plain_type(session: dbm.Session, field: Any, one: Any, two: Any) -> None:
+    class Badge(dbm.declarative_base()):  # type: ignore[misc]
+        value = field(unique=True)
+
+    dbm.install_tables(session.engine, models=[Badge])
+    first, second = Badge(value=one), Badge(value=two)
+    session.add_all([first, second])
+    session.commit()
+    first.value, second.value = two, one
+    session.commit()
+    assert session.query(Badge.value).order_by(Badge.id).all() == [(two,), (one,)]

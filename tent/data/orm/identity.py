@@ -56,9 +56,9 @@ class IdentityMap(Mapping[tuple[type, Any], Any]):
         self._models.clear()
         self._room.clear()
 
-    def objects(self) -> Iterator[Any]:
-        """Go through the living objects; they may change meanwhile."""
-        for rows in list(self._models.values()):
+    def objects(self, model: type | None = None) -> Iterator[Any]:
+        """Go through the living objects, of a model or of all; they may change meanwhile."""
+        for rows in list(self._models.values()) if model is None else [self._models.get(model, {})]:
             for reference in list(rows.values()):
                 instance = reference()
                 if instance is not None:

@@ -42,6 +42,8 @@ class MemoryEngine(Engine):
         try:
             super().begin(lock_type)
         except BaseException:
+            if self._state.conn.in_transaction:  # a Ctrl-C that came when BEGIN was through
+                self._state.conn.rollback()
             self._turn.give(self._state)
             raise
 

@@ -47,7 +47,8 @@ class Plan:
 
     def _switch_rows(self) -> None:
         deleted = {(change.mapper.model, change.key): change for change in self.deletes}
-        for insert in list(self.inserts()):
+        gone: set[int] = set()
+        for insert in self.inserts():
             mapper = insert.mapper
             former = deleted.pop((mapper.model, mapper.key_given(insert.instance.__data__)), None)
             if former is not None:
@@ -57,9 +58,10 @@ class Plan:
                 change = Change("update", insert.instance, mapper, names, former.key, row=former.instance)
                 self.switched.append(change)
                 self.updates.append(change)
-                self.deletes.remove(former)
-                self.new[mapper] = [instance for instance in self.new[mapper] if instance is not insert.instance]
-        self.new = {mapper: instances for mapper, instances in self.new.items() if instances}
+                gone |= {id(former), id(insert.instance)}
+        self.deletes = [change for change in self.deletes if id(change) not in gone]
+        new = {mapper: [i for i in instances if id(i) not in gone] for mapper, instances in self.new.items()}
+        self.new = {mapper: instances for mapper, instances in new.items() if instances}
 
 
 def order_of_models(mappers: Iterable[Mapper]) -> list[Mapper] | None:

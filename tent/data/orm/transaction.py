@@ -111,20 +111,28 @@ class Transaction:
         if not self.scopes:
             self.unit.end_transaction()
             return
-        root = self.scopes[0].context
+        root, interrupt = self.scopes[0].context, None
         try:
             if isinstance(root, peewee._savepoint):
                 root.commit(begin=False)
             else:
                 self.database.commit()
-        except BaseException:
-            # The rows are as before the transaction; the objects keep their changes, to be flushed again.
-            self._end(keep=True)
-            raise
+        except BaseException as error:
+            if not self._is_through(error):
+                # The rows are as before the transaction; the objects keep their changes, to be flushed again.
+                self._end(keep=True)
+                raise
+            interrupt = error
         callbacks = self._leave()
         self.unit.end_transaction()
+        if interrupt is not None:
+            raise interrupt
         for callback in callbacks:
             callback()
+
+    def _is_through(self, error: BaseException) -> bool:
+        """Tell whether a COMMIT was done all the same: Python raises Ctrl-C when the driver's call has returned."""
+        return not isinstance(error, peewee.PeeweeException) and not self.database._state.conn.in_transaction
 
     def rollback(self) -> None:
         """Undo what was not committed, in the rows and on the objects."""

@@ -213,8 +213,9 @@ class UnitOfWork:
 
     def settle(self, plan: Plan, persister: Persister) -> list[Step]:
         """Make the books and the objects agree with what was written, and return how to take it back."""
+        switched = set(map(id, plan.switched))
+        updates = [change for change in plan.updates if id(change) not in switched]
         for change in plan.switched:
-            plan.updates.remove(change)
             plan.new.setdefault(change.mapper, []).append(change.instance)
         new = {id(instance) for instances in plan.new.values() for instance in instances}
         filled: dict[Mapper, list[Fill]] = {}
@@ -225,12 +226,14 @@ class UnitOfWork:
             else:
                 former.setdefault(id(instance), {}).setdefault(name, old)
         log: list[Step] = [self.settle_deleted(c.row, c.mapper) for c in [*plan.deletes, *plan.switched]]
-        for change in plan.updates:
+        moved: dict[Any, dict[Any, Any]] = {}
+        for change in updates:
             committed = change.instance._committed
             values = former.get(id(change.instance), {})
             values.update((name, committed[name]) for name in change.names if name in committed)
             log.append(self.settle_updated(change.instance, change.mapper, values))
-            log += self._follow(change, values)
+            _note_moves(moved, change, values)
+        log += self._follow(moved)
         log += [self._settle_new(mapper, instances, filled.get(mapper, ())) for mapper, instances in plan.new.items()]
         self.tidy()
         self.pending.clear()
@@ -273,21 +276,16 @@ class UnitOfWork:
         instance._epoch = self.loader.epoch
         return step
 
-    def _follow(self, change: Change, former: Mapping[str, Any]) -> list[Step]:
-        """Let the objects that refer to a row follow when the key they refer by has changed, as their rows have."""
+    def _follow(self, moved: Mapping[Any, Mapping[Any, Any]]) -> list[Step]:
+        """Let objects follow the rows that they refer to, when the key that they do it by has changed."""
         steps: list[Step] = []
-        for field in change.mapper.model._meta.backrefs:
-            target = field.rel_field.name
-            if target not in former or (field.on_update or "").upper() != "CASCADE":
-                continue
+        for field, keys in moved.items():
             mapper = self.loader.mapper(field.model)
-            for reference in list(self.identity_map.rows(field.model).values()):
-                child = reference()
-                if child is None or child.__data__.get(field.name) != former[target]:
-                    continue
-                if field.name not in child._committed:
-                    child.__data__[field.name] = change.instance.__data__[target]
-                    steps.append(self.settle_updated(child, mapper, {field.name: former[target]}))
+            for child in self.identity_map.objects(field.model):
+                key = child.__data__.get(field.name)
+                if key in keys and field.name not in child._committed:
+                    child.__data__[field.name] = keys[key]
+                    steps.append(self.settle_updated(child, mapper, {field.name: key}))
         return steps
 
     def settle_deleted(self, instance: Any, mapper: Mapper) -> Step:
@@ -323,3 +321,11 @@ class UnitOfWork:
             instance._owner = None
         self.gone.clear()
         self.loader.epoch += 1
+
+
+def _note_moves(moved: dict[Any, dict[Any, Any]], change: Change, former: Mapping[str, Any]) -> None:
+    """Note the keys, before and after, by which the database lets other rows follow an updated one."""
+    for field in change.mapper.model._meta.backrefs:
+        name = field.rel_field.name
+        if name in former and (field.on_update or "").upper() == "CASCADE":
+            moved.setdefault(field, {})[former[name]] = change.instance.__data__[name]
