@@ -23,6 +23,7 @@ HOME = "http://localhost/"
 class User(dbm.TableMixin):
     """A person. `User("Joe Public")` has the `entity_id` `http://localhost/joe.public`, unless another is given."""
 
+    id = peewee.AutoField()
     entity_id = peewee.CharField(max_length=700, unique=True)
     name = peewee.CharField(null=True)
     avatar_url = peewee.TextField(null=True)
@@ -52,6 +53,7 @@ class Profile(dbm.TableMixin):
     `permissions` says who may read it. `version` counts its updates.
     """
 
+    id = peewee.AutoField()
     user = peewee.ForeignKeyField(User, backref="profiles", on_delete="CASCADE")
     type = peewee.CharField()
     content = peewee.JSONField(default=dict)

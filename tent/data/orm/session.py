@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import peewee
 
@@ -314,6 +314,12 @@ class Session:
         """Return the object of a key. Raises `NoResultFound` when there is none."""
         found = self.get(model, key)
         return Result([] if found is None else [found], f"{model.__name__} with the key {key!r}").one()
+
+    @overload
+    def query(self, entity: type[M], /) -> Query[M]: ...
+
+    @overload
+    def query(self, *entities: Any) -> Query[Any]: ...
 
     def query(self, *entities: Any) -> Query[Any]:
         """Return a query for objects of a model, or, of several models and columns, for named rows.
