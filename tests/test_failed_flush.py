@@ -684,3 +684,47 @@ def test_an_interrupt_that_comes_as_a_transaction_has_begun_leaves_none_open(eng
     engine.query_hooks.clear()
     session.commit()
     assert session.query(Person).count() == 1
+
+
+def test_rows_that_an_interrupt_left_unread_keep_no_transaction_open(engine: Any, session: dbm.Session) -> None:
+    def interrupt(event: peewee.QueryEvent) -> None:
+        if event.sql.startswith("INSERT"):
+            raise KeyboardInterrupt
+
+    session.add(Person(name="Jo"))
+    engine.query_hooks.append(interrupt)
+    with pytest.raises(KeyboardInterrupt) as kept:
+        session.commit()
+    engine.query_hooks.clear()
+    session.commit()
+    assert session.query(Person).count() == 1
+    assert kept.traceback
+
+
+def test_another_session_can_write_after_an_interrupted_commit(engine: Any, session: dbm.Session) -> None:
+    def interrupt(event: peewee.QueryEvent) -> None:
+        if event.sql == "COMMIT":
+            raise KeyboardInterrupt
+
+    session.add(Person(name="Jo"))
+    engine.query_hooks.append(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        session.commit()
+    engine.query_hooks.clear()
+    with dbm.transaction(engine) as other:
+        other.add(Person(name="Al"))
+    assert session.query(Person).count() == 2
+
+
+def test_an_interrupt_at_the_end_of_a_savepoint_is_what_goes_out(engine: Any, session: dbm.Session) -> None:
+    def interrupt(event: peewee.QueryEvent) -> None:
+        if event.sql.startswith("RELEASE"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        with session.begin_nested():
+            session.add(Person(name="Jo"))
+            engine.query_hooks.append(interrupt)
+    engine.query_hooks.clear()
+    session.rollback()
+    assert session.query(Person).count() == 0

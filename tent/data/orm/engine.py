@@ -42,10 +42,11 @@ class BufferedCursor:
     @classmethod
     def drain(cls, cursor: Any) -> BufferedCursor:
         """Take all rows of a driver's cursor, and close it."""
-        rows = cursor.fetchall() if cursor.description else []
-        buffered = cls(rows, cursor.description, cursor.rowcount, cursor.lastrowid)
-        cursor.close()
-        return buffered
+        try:
+            rows = cursor.fetchall() if cursor.description else []
+            return cls(rows, cursor.description, cursor.rowcount, cursor.lastrowid)
+        finally:
+            cursor.close()
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.rows)
@@ -75,6 +76,8 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
 
     origin: Engine | None = None
     run: Callable[[Any], BufferedCursor] | None = None
+    _cursor: Any = BufferedCursor([], None)
+    _place = 0
     _state: Any
     _own_state: Any
     _lock: Any
@@ -151,7 +154,7 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
 
         An error has the attribute `place`: the number of the row of parameters that it came with.
         """
-        start = time.perf_counter()
+        start, self._place = time.perf_counter(), 0
         try:
             with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
                 cursor = self.cursor()
@@ -173,6 +176,10 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
             return super()._execute_cursor(sql, params, **options)
         except (OverflowError, UnicodeEncodeError) as error:
             raise peewee.DataError(f"a value can't be passed to the database: {error}") from error
+        except BaseException:
+            # A hook or Ctrl-C may have failed after the statement: unread rows would keep the transaction open.
+            self._cursor.close()
+            raise
 
     # What is registered on connections is registered on those that are idle, too: new ones take their place
 
@@ -248,7 +255,8 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
     def cursor(self, named_cursor: Any = None) -> Any:
         if self._forks != _forks:
             self._leave_parent()
-        return super().cursor(named_cursor)
+        self._cursor = super().cursor(named_cursor)
+        return self._cursor
 
     def _leave_parent(self) -> None:
         """In a child process: forget the connection of the parent's, without closing it."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -42,19 +44,27 @@ class MemoryEngine(Engine):
         try:
             super().begin(lock_type)
         except BaseException:
-            if self._state.conn.in_transaction:  # a Ctrl-C that came when BEGIN was through
-                self._state.conn.rollback()
-            self._turn.give(self._state)
+            self._abandon()
             raise
 
     def commit(self) -> None:
-        super().commit()
-        self._turn.give(self._state)
+        try:
+            super().commit()
+        finally:
+            if not self._state.conn.in_transaction:
+                self._turn.give(self._state)
 
     def rollback(self) -> None:
         try:
             super().rollback()
         finally:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Give the turn back with no transaction open, which Ctrl-C leaves after a BEGIN or before a ROLLBACK."""
+        if self._turn.is_held_by(self._state):
+            with contextlib.suppress(sqlite3.Error):
+                self._state.conn.rollback()
             self._turn.give(self._state)
 
     def close_all(self) -> None:
@@ -119,6 +129,9 @@ class _Turn:
                 + " has a transaction open on this :memory: database. Commit it, roll it back or close it first."
             )
         self._holder, self._thread = holder, threading.get_ident()
+
+    def is_held_by(self, holder: Any) -> bool:
+        return self._holder is holder
 
     def give(self, holder: Any) -> None:
         if self._holder is holder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 from typing import Any
 
@@ -272,7 +273,8 @@ class _Handle:
         try:
             self.commit()
         except BaseException:
-            self._give_up()
+            with contextlib.suppress(peewee.PeeweeException):  # what it met first is what the caller has to know
+                self._give_up()
             raise
 
     def _give_up(self) -> None:
