@@ -668,3 +668,22 @@ def test_a_value_that_a_column_can_not_hold_is_refused_and_names_the_object(sess
     item.integer = 7
     session.commit()
     assert rows(engine, "SELECT integer FROM everythings") == [(7,)]
+
+
+def test_a_field_of_a_users_own_may_make_something_of_null(engine: Any, session: dbm.Session) -> None:
+    class Blank(peewee.TextField):  # type: ignore[misc]
+        def db_value(self, value: Any) -> Any:
+            return value or None
+
+        def python_value(self, value: Any) -> Any:
+            return value or ""
+
+    class Card(dbm.declarative_base()):  # type: ignore[misc]
+        text = Blank(null=True)
+
+    dbm.install_tables(engine, models=[Card])
+    session.add(Card(text=""))
+    session.commit()
+    assert session.execute("SELECT text FROM cards").scalar() is None
+    session.expunge_all()
+    assert session.query(Card).one().text == ""

@@ -728,3 +728,72 @@ def test_an_interrupt_at_the_end_of_a_savepoint_is_what_goes_out(engine: Any, se
     engine.query_hooks.clear()
     session.rollback()
     assert session.query(Person).count() == 0
+
+
+def test_a_bulk_statement_by_which_the_database_ends_the_transaction_loses_no_change(
+    engine: Any, session: dbm.Session
+) -> None:
+    session.execute(
+        "CREATE TRIGGER no_way BEFORE UPDATE ON people BEGIN SELECT RAISE(ROLLBACK, 'no way'); END",
+    )
+    session.commit()
+    person = Person(name="Jo")
+    session.add(person)
+    session.flush()
+    with pytest.raises(peewee.IntegrityError, match="no way"):
+        session.query(Person).update({"age": 1})
+    assert (session.in_transaction(), session.new) == (False, [person])
+    session.commit()
+    assert session.query(Person).count() == 1
+
+
+def test_a_session_whose_connection_was_closed_can_be_rolled_back_and_used_again(file_engine: Any) -> None:
+    session = dbm.open_session(file_engine)
+    person = Person(name="Jo")
+    session.add(person)
+    session.flush()
+    file_engine.close_all()
+    with pytest.raises(peewee.ProgrammingError, match="closed database"):
+        session.query(Person).count()
+    session.rollback()
+    assert session.state(person) == "transient"
+    session.add(person)
+    session.commit()
+    assert session.query(Person).count() == 1
+    session.close()
+
+
+def test_a_batch_by_which_the_database_ends_the_transaction_is_not_written_in_part(session: dbm.Session) -> None:
+    session.execute(
+        "CREATE TRIGGER no_evil BEFORE INSERT ON people WHEN NEW.name = 'evil' "
+        "BEGIN SELECT RAISE(ROLLBACK, 'no evil'); END"
+    )
+    session.commit()
+    people = [Person(name="a"), Person(name="evil"), Person(name="b")]
+    session.add_all(people)
+    with pytest.raises(peewee.IntegrityError, match="no evil"):
+        session.commit()
+    people[1].name = "good"
+    session.commit()
+    assert [name for (name,) in session.query(Person.name).order_by(Person.id)] == ["a", "good", "b"]
+
+
+def test_an_interrupt_while_objects_are_settled_leaves_all_to_be_written_again(
+    session: dbm.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = Person(name="old"), Person(name="new")
+    session.add(old)
+    session.commit()
+    old.name = "changed"
+    session.add(new)
+
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session._unit, "tidy", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            session.commit()
+    assert (session.dirty, session.new, new.id) == ([old], [new], None)
+    session.commit()
+    assert [name for (name,) in session.query(Person.name).order_by(Person.id)] == ["changed", "new"]

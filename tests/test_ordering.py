@@ -953,3 +953,11 @@ def test_rows_can_swap_unique_values_of_any_plain_type(session: dbm.Session, fie
     first.value, second.value = two, one
     session.commit()
     assert session.query(Badge.value).order_by(Badge.id).all() == [(two,), (one,)]
+
+
+def test_a_table_that_refers_to_itself_does_not_change_the_order_of_others(session: dbm.Session) -> None:
+    leaf = Node(name="leaf", parent=Node(name="root"))
+    people = [Person(name=str(number)) for number in range(4)]
+    session.add_all([people[0], leaf, *people[1:]])
+    session.commit()
+    assert [person.id for person in people] == sorted(person.id for person in people)

@@ -1075,3 +1075,56 @@ def test_a_commit_in_the_middle_of_streaming_committed_rows_is_no_matter(session
         person.age = 1
         session.commit()
     assert session.query(Person).filter_by(age=1).count() == 5
+
+
+def test_objects_can_not_be_assigned_to_a_backref(session: dbm.Session) -> None:
+    person = Person(name="Jo")
+    session.add(person)
+    session.commit()
+    with pytest.raises(AttributeError, match=r"Person\.notes is a query.*Set Note\.person"):
+        person.notes = [Note(text="a")]
+
+
+def test_what_was_loaded_eagerly_gives_way_to_a_query_when_something_was_written(session: dbm.Session) -> None:
+    person = Person(name="Jo")
+    session.add(Note(person=person, text="a"))
+    session.commit()
+    session.query(Person).with_related(Person.notes).all()
+    assert [note.text for note in person.notes] == ["a"]
+    session.add(Note(person=person, text="b"))
+    session.flush()
+    assert [note.text for note in person.notes.order_by(Note.id)] == ["a", "b"]
+
+
+def test_a_string_in_order_by_is_refused(session: dbm.Session) -> None:
+    with pytest.raises(dbm.ArgumentError, match=r"Person\.name"):
+        session.query(Person).order_by("name")
+
+
+def test_an_expression_under_the_name_of_a_column_is_refused(session: dbm.Session) -> None:
+    session.add(Person(name="Jo", age=1))
+    session.commit()
+    with pytest.raises(dbm.ArgumentError, match="another alias"):
+        session.execute(Person.select(Person, (Person.age + 100).alias("age")))
+    assert session.dirty == []
+
+
+def test_a_missing_table_is_said_with_the_remedy(session: dbm.Session) -> None:
+    class Forgotten(dbm.declarative_base()):  # type: ignore[misc]
+        pass
+
+    with pytest.raises(peewee.OperationalError, match=r"no such table.*install_tables.*SELECT"):
+        session.query(Forgotten).order_by(Forgotten.id).all()
+
+
+def test_an_unfinished_stream_keeps_no_old_snapshot(file_engine: Any) -> None:
+    with dbm.open_session(file_engine) as session:
+        session.add_all([Person(name=str(number)) for number in range(10)])
+        session.flush()
+        rows = iter(session.query(Person).yield_per(2))
+        next(rows)
+        session.commit()
+        with dbm.transaction(file_engine) as other:
+            other.add(Person(name="new"))
+        assert session.query(Person).count() == 11
+        rows.close()  # type: ignore[attr-defined]

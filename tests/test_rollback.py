@@ -719,7 +719,7 @@ def test_a_savepoint_that_the_database_ended_ends_the_transaction(session: dbm.S
     session.flush()
     with pytest.raises(peewee.IntegrityError):
         session.execute("INSERT OR ROLLBACK INTO people (email, score, tags) VALUES ('jo@example.org', 0, '[]')")
-    with pytest.raises(peewee.OperationalError):
+    with pytest.raises(dbm.ResourceClosedError):
         nested.rollback()
     session.rollback()
     assert (person.name, person.age) == ("Jo", None)

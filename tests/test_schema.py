@@ -276,3 +276,17 @@ def test_a_table_that_others_still_refer_to_is_not_dropped(engine: Any) -> None:
     with pytest.raises(peewee.IntegrityError):
         dbm.uninstall_tables(engine, models=[AppleTree])
     assert engine.execute_sql("SELECT name FROM apple_trees").fetchall() == [("old",)]
+
+
+def test_tables_of_an_attached_database_are_known_and_dropped(tmp_path: Any) -> None:
+    engine = dbm.connect({"driver": "sqlite", "path": tmp_path / "main.db"})
+    engine.attach(str(tmp_path / "other.db"), "other")
+
+    class Far(dbm.declarative_base()):  # type: ignore[misc]
+        class Meta:
+            schema = "other"
+
+    assert dbm.install_tables(engine, models=[Far]) == ["fars"]
+    assert dbm.install_tables(engine, models=[Far]) == []
+    assert dbm.uninstall_tables(engine, models=[Far]) == ["fars"]
+    engine.close_all()

@@ -94,3 +94,19 @@ def test_options_for_an_open_session_are_refused(engine: Any) -> None:
     with pytest.raises(dbm.InvalidRequestError, match="open already"):
         scoped(autoflush=False)
     scoped.remove()
+
+
+def test_a_task_does_not_take_over_the_session_of_the_task_that_started_it(engine: Any) -> None:
+    scoped = dbm.scoped_session(engine)
+
+    async def child() -> dbm.Session:
+        return scoped()
+
+    async def parent() -> list[dbm.Session]:
+        return [scoped(), *(await asyncio.gather(child(), child())), await asyncio.to_thread(scoped), scoped()]
+
+    first, *others, last = asyncio.run(parent())
+    assert first is last
+    assert len({id(session) for session in (first, *others)}) == 4
+    for session in (first, *others):
+        session.close()

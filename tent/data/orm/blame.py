@@ -31,6 +31,9 @@ def blaming(
     except FlushError:
         raise
     except Exception as error:
+        if not database.has_transaction():
+            # The database has undone everything by itself: what is repeated now would stay. Nobody can be blamed.
+            raise explain(error, context.format("objects")) from error.__cause__
         item, error = _culprit(items, error, write)
         instance = instance_of(item)
         error = _with_value(database, instance, error)

@@ -33,20 +33,22 @@ def write(transaction: Any, statement: Any, synchronize: Any = "fetch") -> Buffe
     model = getattr(statement, "model", None)
     rows = unit.identity_map.rows(model) if isinstance(statement, (peewee.ModelUpdate, peewee.ModelDelete)) else {}
     if not rows or synchronize is False:
-        return _loaded(transaction, database.fetch(sql, params))
+        return _loaded(transaction, transaction.fetch(sql, params))
     mapper = unit.loader.mapper(model)
     held = _held(transaction, mapper, statement._where)
     before = {key: dict(instance.__data__) for key, instance in held.items()}
-    cursor = database.fetch(sql, params)
+    cursor = transaction.fetch(sql, params)
     log = transaction.scopes[-1].log
     if isinstance(statement, peewee.ModelDelete):
-        log += [unit.settle_deleted(instance, mapper) for instance in held.values()]
+        for instance in held.values():
+            unit.settle_deleted(instance, mapper, log)
         return _loaded(transaction, cursor)
     read = set(map(id, unit.loader.by_keys(mapper, list(held))))
     for key, instance in held.items():
         if id(instance) in read:
             former = {name: old for name, old in before[key].items() if instance.__data__.get(name) != old}
-            log += [unit.settle_updated(instance, mapper, former)] if former else []
+            if former:
+                unit.settle_updated(instance, mapper, former, log)
         else:  # its key was changed, by an expression perhaps: its row is known no more
             unit.expunge(instance)
     return _loaded(transaction, cursor)

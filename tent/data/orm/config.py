@@ -80,7 +80,11 @@ def _from_url(url: str) -> Mapping[str, Any]:
 
     scheme, separator, rest = url.partition("://")
     if not separator:
-        _refuse(url, f"{masked(url)!r} is no database URL. A URL looks like 'sqlite:///tent.db'.")
+        _refuse(
+            url,
+            f"{masked(url)!r} is no database URL. For a file write 'sqlite:///{masked(url)}', or a mapping: "
+            "{'driver': 'sqlite', 'path': …}.",
+        )
     if scheme not in DRIVERS:
         return {"driver": scheme}
     try:

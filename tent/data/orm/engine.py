@@ -24,6 +24,12 @@ from playhouse.pool import PooledSqliteDatabase
 statements = logging.getLogger("tent.data.sql")
 
 
+def close_quietly(cursor: Any) -> None:
+    """Close a cursor, whose connection somebody may have closed before."""
+    with contextlib.suppress(sqlite3.Error):
+        cursor.close()
+
+
 class BufferedCursor:
     """The rows of a statement, all fetched, so that its connection is free again; what Peewee's wrappers expect."""
 
@@ -43,10 +49,11 @@ class BufferedCursor:
     def drain(cls, cursor: Any) -> BufferedCursor:
         """Take all rows of a driver's cursor, and close it."""
         try:
-            rows = cursor.fetchall() if cursor.description else []
+            with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+                rows = cursor.fetchall() if cursor.description else []
             return cls(rows, cursor.description, cursor.rowcount, cursor.lastrowid)
         finally:
-            cursor.close()
+            close_quietly(cursor)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.rows)
@@ -144,6 +151,11 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
             if not held:
                 self.release()
 
+    def next_rows(self, cursor: Any, size: int) -> list[Any]:
+        """Return the next rows of a cursor that is read part by part."""
+        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+            return list(cursor.fetchmany(size))
+
     def execute(self, query: Any, **context_options: Any) -> Any:
         if self.run is not None:
             return self.run(query)
@@ -178,7 +190,7 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
             raise peewee.DataError(f"a value can't be passed to the database: {error}") from error
         except BaseException:
             # A hook or Ctrl-C may have failed after the statement: unread rows would keep the transaction open.
-            self._cursor.close()
+            close_quietly(self._cursor)
             raise
 
     # What is registered on connections is registered on those that are idle, too: new ones take their place
@@ -234,8 +246,22 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
         self.execute_sql("COMMIT")
 
     def rollback(self) -> None:
-        if self._state.conn.in_transaction:  # SQLite ends it by itself after some errors, such as a full disk
+        if self.has_transaction():
             self.execute_sql("ROLLBACK")
+
+    def discard_transaction(self) -> None:
+        """Roll back a transaction of the twin's own that was begun and got into no books: Ctrl-C came in between."""
+        if self._state is self._own_state:
+            self._state.transactions.clear()
+            with contextlib.suppress(peewee.PeeweeException):
+                self.rollback()
+
+    def has_transaction(self) -> bool:
+        """Tell whether the connection is in a transaction: SQLite ends it by itself after some errors (a full disk)."""
+        try:
+            return bool(self._state.conn.in_transaction)
+        except (sqlite3.ProgrammingError, AttributeError):  # somebody closed the connection, or there is none
+            return False
 
     def is_retryable(self, error: BaseException) -> bool:
         """Tell whether the work that met this error may succeed when it is done again from its start."""

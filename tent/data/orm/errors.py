@@ -123,6 +123,8 @@ def explain(error: BaseException, context: str, object: Any = None) -> BaseExcep
     """
     if isinstance(error, peewee.PeeweeException):
         reason = str(error.args[-1]) if error.args else type(error).__name__
+        if reason.startswith("no such table"):
+            reason += "; dbm.install_tables(engine) makes the tables of the models loaded so far"
         error.args = (f"{reason} (while {context})",)
     else:
         error, cause = peewee.DataError(f"{error} (while {context})"), error

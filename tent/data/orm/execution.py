@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import peewee
 
 from . import bulk
-from .engine import BufferedCursor, Engine
+from .engine import BufferedCursor, Engine, close_quietly
 from .errors import ArgumentError, InvalidRequestError, ResourceClosedError, StaleDataError
 from .guard import exclusive
 from .model import ModelRoot
@@ -35,6 +35,7 @@ class Execution:
         self.lock = lock
         self.autoflush = autoflush
 
+    @exclusive
     def prepare(self) -> None:
         """Write what is pending, so that a query finds it."""
         self.transaction.check()
@@ -87,7 +88,7 @@ class Execution:
         """Go through the rows of a query, `size` at a time, on a connection that is held meanwhile."""
         if query._load_tree:
             raise InvalidRequestError("with_related() needs all rows at once, and can't be used with yield_per().")
-        self._once(self.prepare)
+        self.prepare()
         sql, params = self.database.parse(query)
         owner, root = self.unit.owner, self.transaction.root
         # What an open transaction has written can be seen on its connection only.
@@ -96,7 +97,9 @@ class Execution:
         cursor = None
         try:
             cursor = reader._execute_cursor(sql, params)
-            while rows := cursor.fetchmany(size):
+            if reader is self.database:
+                self.transaction.streams.append(cursor)
+            while rows := reader.next_rows(cursor, size):
                 part = BufferedCursor(rows, cursor.description)
                 part.load = self.load
                 yield from list(query._get_cursor_wrapper(part))
@@ -107,7 +110,8 @@ class Execution:
                     )
         finally:
             if cursor is not None:
-                cursor.close()
+                close_quietly(cursor)
+                self.transaction.forget_stream(cursor)
             if reader is not self.database:
                 reader.release()
 
@@ -159,7 +163,7 @@ class Execution:
     def _let_go(self, mapper: Any, instance: Any) -> None:
         """Let go of an object whose row is gone; in a transaction, until a rollback brings it back."""
         if self.transaction.scopes:
-            self.transaction.scopes[-1].log.append(self.unit.settle_deleted(instance, mapper))
+            self.unit.settle_deleted(instance, mapper, self.transaction.scopes[-1].log)
         else:
             self.unit.expunge(instance)
 
@@ -188,7 +192,7 @@ class Execution:
     def _fetch(self, sql: str, params: Any) -> BufferedCursor:
         if not _only_reads(sql):
             self.transaction.begin()
-        cursor = self.database.fetch(sql, params)
+        cursor = self.transaction.fetch(sql, params)
         cursor.load = self.load
         return cursor
 
@@ -196,10 +200,6 @@ class Execution:
     def load(self, query: Any, cursor: BufferedCursor) -> Result[Any]:
         """Make the objects of a query's rows."""
         return self.unit.loader.load_query(query, cursor)
-
-    @exclusive
-    def _once(self, call: Callable[[], Any]) -> Any:
-        return call()
 
 
 def _only_reads(sql: str) -> bool:

@@ -8,32 +8,37 @@ from typing import Any
 from .change import Change
 from .commit_order import CycleError, Edge, levels
 from .errors import CircularDependencyError, FlushError
-from .ordering import Plan, ValuesOnTheWay, by, edges_of, needs_order_of_rows, order_of_models, path
+from .ordering import Plan, ValuesOnTheWay, by, edges_of, groups_of_tables, is_free, needs_order_of_rows, path
 from .persister import Persister
 
 
 def write(plan: Plan, persister: Persister) -> None:
     """Run the statements of a plan."""
-    deletes = by(lambda change: change.mapper, plan.deletes)
-    inserting, deleting = order_of_models(plan.new), order_of_models(deletes)
-    if inserting is None or deleting is None or needs_order_of_rows(plan):
-        _write_in_levels(plan, persister)
+    if needs_order_of_rows(plan):
+        _write_in_levels(plan.operations(), persister)
         return
-    for mapper in inserting:
-        persister.insert(mapper, plan.new[mapper])
+    for group in groups_of_tables(plan.new):
+        if is_free(group):
+            persister.insert(group[0], plan.new[group[0]])
+        else:
+            _write_in_levels([change for change in plan.inserts() if change.mapper in group], persister)
     persister.update(plan.updates)
     # Deletions come last: until then, what refers to the rows may have been moved to others.
-    for mapper in reversed(deleting):
-        persister.delete(mapper, deletes[mapper])
+    deletes = by(lambda change: change.mapper, plan.deletes)
+    for group in reversed(groups_of_tables(deletes)):
+        if is_free(group):
+            persister.delete(group[0], deletes[group[0]])
+        else:
+            _write_in_levels([change for mapper in group for change in deletes[mapper]], persister)
 
 
-def _write_in_levels(plan: Plan, persister: Persister) -> None:
+def _write_in_levels(changes: Sequence[Change], persister: Persister) -> None:
     """Write what waits for nothing, then what waited for that, and so on.
 
     Where operations wait for each other, a foreign key is left NULL and set by a second update, or a row is given a
     unique value on the way.
     """
-    operations = {id(change): change for change in plan.operations()}
+    operations = {id(change): change for change in changes}
     ordered, broken = _levels(operations, edges_of(list(operations.values())))
     waiting = _break(persister, operations, broken)
     with persister.postponing([(change.instance, name) for change, name in waiting]):

@@ -21,8 +21,8 @@ def exclusive(method: F) -> F:
     def call(self: Any, *args: Any, **options: Any) -> Any:
         if not self.lock.acquire(blocking=False):
             raise ConcurrentUseError(
-                f"{method.__name__.strip('_')}() was called while another thread is using the session. A session "
-                "belongs to one thread at a time: open one for each, dbm.open_session(engine)."
+                "Another thread is using this session. A session belongs to one thread at a time: open one for each, "
+                "dbm.open_session(engine)."
             )
         try:
             return method(self, *args, **options)

@@ -12,7 +12,7 @@ import peewee
 
 from . import mutable
 from .engine import BufferedCursor, Engine
-from .errors import explain
+from .errors import ArgumentError, explain
 from .identity import IdentityMap
 from .mapper import Mapper, chunks, in_clause, mapper_of, shown
 from .query import is_entity
@@ -46,9 +46,9 @@ class Loader:
         reference, objects = weakref.ref, []
         for row in rows:
             data = dict(zip(names, row))
-            for name, decode in decoders:
+            for name, decode, takes_null in decoders:
                 value = data[name]
-                if value is not None:
+                if value is not None or takes_null:
                     data[name] = decode(value)
             key = mapper.key_of(data) if decode_key else key_in(row)
             found = known.get(key)
@@ -198,6 +198,7 @@ class _GraphPlan:
         )
         for position, (name, field, convert) in enumerate(zip(names, fields, converters)):
             if field is None or field.name != name:
+                _refuse_name_of_field(_model_of(query.model), name)
                 self.values.append((position, name, convert))
             else:
                 source = _source_of(field)
@@ -271,6 +272,14 @@ def _attach(owner: Any, attribute: str, related: Any) -> None:
         setattr(owner, attribute, related)
     elif attribute not in (owner._committed or ()) and (related is not None or attribute not in owner.__rel__):
         owner.__rel__[attribute] = related
+
+
+def _refuse_name_of_field(model: Any, name: str) -> None:
+    if name in model._meta.fields:
+        raise ArgumentError(
+            f"The query gives an expression the name of the column {model.__name__}.{name}: on the session's objects "
+            "that would be a change of it. Give it another alias, or take rows: query.tuples(), query.dicts()."
+        )
 
 
 def _values(position: int, convert: Callable[[Any], Any] | None) -> Callable[[Sequence[Row]], list[Any]]:

@@ -17,7 +17,7 @@ from .tracking import MutableAccessor
 
 Convert = Callable[[Any], Any]
 
-BATCH = 500  # rows in a statement; more gain nothing (scripts/benchmark of the insert)
+BATCH = 500  # rows in a statement: SQLite takes them fastest in some hundreds at a time
 _MOST_PARAMETERS = 32_000  # SQLite's default limit is 32,766 (https://www.sqlite.org/limits.html)
 
 # Peewee's conversions, and the types that a value has when its conversion does nothing
@@ -50,7 +50,7 @@ _TYPES: dict[type, tuple[type, ...]] = {
 class Column:
     """A field on an engine: how its values go into a statement, and come out of a row."""
 
-    __slots__ = ("decode", "encode", "field", "has_default", "name", "native", "placeholder", "sql", "type")
+    __slots__ = ("decode", "encode", "field", "has_default", "name", "native", "nulls", "placeholder", "sql", "type")
 
     def __init__(self, field: Any, engine: Engine) -> None:
         base = _converting(field)
@@ -65,6 +65,7 @@ class Column:
         self.type = self.native or _TYPES.get(kind)
         self.placeholder, self.encode = _writer(field, base, engine)
         self.decode = None if not own_python_value and adapt in _READ_AS_IS else _reader(base, engine)
+        self.nulls = _is_users(kind.python_value), _is_users(kind.db_value)
         self.has_default = any(
             isinstance(part, peewee.SQL) and part.sql.lstrip().upper().startswith("DEFAULT")
             for part in field.constraints or ()
@@ -79,7 +80,9 @@ class Column:
 
     def encoded_one(self, value: Any) -> Any:
         """Return a value as the driver takes it. Raises `peewee.DataError` for one that the column can't hold."""
-        if value is None or (isinstance(value, peewee.Node) and not isinstance(value, peewee.Model)):
+        if (value is None and not self.nulls[1]) or (
+            isinstance(value, peewee.Node) and not isinstance(value, peewee.Model)
+        ):
             return value
         try:
             encoded = self.encode(value)
@@ -94,7 +97,8 @@ class Column:
 
     def decoded(self, value: Any) -> Any:
         """Return a row's value as the attribute has it."""
-        value = value if value is None or self.decode is None else self.decode(value)
+        if self.decode is not None and (value is not None or self.nulls[0]):
+            value = self.decode(value)
         return bytes(value) if isinstance(value, (memoryview, bytearray)) else value
 
     def converted(self, value: Any, encoded: Any) -> Any:
@@ -121,7 +125,9 @@ class Mapper:
         self.names = tuple(column.name for column in self.columns)
         self.table = engine.parse(meta.entity)[0]
         self.mutable = [column.name for column in self.columns if column.field.accessor_class is MutableAccessor]
-        self.decoders = [(column.name, column.decode) for column in self.columns if column.decode is not None]
+        self.decoders = [
+            (column.name, column.decode, column.nulls[0]) for column in self.columns if column.decode is not None
+        ]
         self.key_columns = [self.by_name[field.name] for field in meta.get_primary_keys()]
         self.key_names = tuple(column.name for column in self.key_columns)
         self.plain_key = self._type_of_plain_keys()
@@ -234,6 +240,11 @@ def chunks(items: Sequence[Any], width: int, most: int = BATCH) -> Iterable[Sequ
     """Cut items into parts of at most `most`, fewer when `width` parameters for each are too many for a statement."""
     size = max(1, min(most, _MOST_PARAMETERS // max(1, width)))
     return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _is_users(method: Any) -> bool:
+    """Tell whether a conversion is a user's own: it may make something of NULL, or NULL of something."""
+    return str(method.__module__).partition(".")[0] not in ("peewee", "playhouse")
 
 
 def _converting(field: Any) -> Any:

@@ -51,13 +51,18 @@ class MemoryEngine(Engine):
         try:
             super().commit()
         finally:
-            if not self._state.conn.in_transaction:
+            if not self.has_transaction():
                 self._turn.give(self._state)
 
     def rollback(self) -> None:
         try:
             super().rollback()
         finally:
+            self._abandon()
+
+    def discard_transaction(self) -> None:
+        if self._state is self._own_state:
+            self._state.transactions.clear()
             self._abandon()
 
     def _abandon(self) -> None:

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import re
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import peewee
 from peewee import make_snake_case  # type: ignore[attr-defined]
@@ -131,6 +131,9 @@ class ModelRoot(peewee.Model):
 
     __abstract__ = True
     registry: Registry = Registry()
+
+    if TYPE_CHECKING:
+        id: Any  # the key that Peewee gives a model that declares none
 
     _owner: tracking.Owner | None = None
     _committed: Any = None
@@ -259,7 +262,8 @@ def declarative_base() -> Any:
 def _set_by_name(instance: Any, name: str, value: Any) -> None:
     """Set what a constructor was given, if it is something that objects of the class let set."""
     descriptor = next((kind.__dict__[name] for kind in type(instance).__mro__ if name in kind.__dict__), None)
-    if not hasattr(descriptor, "__set__") or (isinstance(descriptor, property) and descriptor.fset is None):
+    is_fixed = isinstance(descriptor, tracking.BackrefAccessor) or getattr(descriptor, "fset", descriptor) is None
+    if not hasattr(descriptor, "__set__") or is_fixed:
         raise TypeError(f"{type(instance).__name__} has no column {name!r}{_columns(instance)}.")
     setattr(instance, name, value)
 

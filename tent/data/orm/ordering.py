@@ -64,19 +64,22 @@ class Plan:
         self.new = {mapper: instances for mapper, instances in new.items() if instances}
 
 
-def order_of_models(mappers: Iterable[Mapper]) -> list[Mapper] | None:
-    """Return mappers, each after those that it refers to; None when tables refer to each other or themselves."""
+def groups_of_tables(mappers: Iterable[Mapper]) -> list[list[Mapper]]:
+    """Return mappers in groups, each after those that it refers to; tables that refer to each other share a group."""
     by_model = {mapper.model: mapper for mapper in mappers}
-    if any(field.rel_model is mapper.model for mapper in by_model.values() for field in mapper.foreign_keys):
-        return None
     edges = [
         Edge(mapper.model, field.rel_model)
         for mapper in by_model.values()
         for field in mapper.foreign_keys
-        if field.rel_model in by_model
+        if field.rel_model in by_model and field.rel_model is not mapper.model
     ]
     groups = components(by_model, edges) if edges else [[model] for model in by_model]
-    return [by_model[group[0]] for group in groups] if all(len(group) == 1 for group in groups) else None
+    return [[by_model[model] for model in group] for group in groups]
+
+
+def is_free(group: Sequence[Mapper]) -> bool:
+    """Tell whether rows of a group can be written in any order: it is one table, which does not refer to itself."""
+    return len(group) == 1 and all(field.rel_model is not group[0].model for field in group[0].foreign_keys)
 
 
 def needs_order_of_rows(plan: Plan) -> bool:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import peewee
 
 from .errors import ArgumentError, InvalidRequestError
 from .result import Result
+from .tracking import MISSING, eager_loading
 
 T = TypeVar("T")
 if TYPE_CHECKING:
     _ModelSelect = peewee.ModelSelect[Any]
 else:
     _ModelSelect = peewee.ModelSelect
-MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING"})()
 
 
 class _LoadsObjects:
@@ -23,6 +23,14 @@ class _LoadsObjects:
 
     model: Any
     _constructor: Any
+
+    def _execute(self, database: Any) -> Any:
+        with eager_loading():
+            return super()._execute(database)  # type: ignore[misc]
+
+    def prefetch(self, *subqueries: Any, **options: Any) -> Any:
+        with eager_loading():
+            return super().prefetch(*subqueries, **options)  # type: ignore[misc]
 
     def _get_cursor_wrapper(self, cursor: Any) -> Any:
         if getattr(cursor, "load", None) is not None and self._constructor is self.model:
@@ -144,13 +152,23 @@ class Query(Select, Generic[T]):
         if not columns or columns[0] is None:
             return super().order_by()
         self._refuse_after_limit("order_by")
+        for column in columns:
+            if isinstance(column, str):
+                raise ArgumentError(f"order_by() takes columns, such as {self._what()}.{column}, not {column!r}.")
         return super().order_by(*(self._order_by or ()), *columns)
 
-    def join(
+    def join(  # type: ignore[override]
         self, dest: Any, join_type: Any = peewee.JOIN.INNER, on: Any = None, src: Any = None, attr: Any = None
-    ) -> Any:
+    ) -> Query[T]:
+        """Return the query with another model, or query, joined: `session.query(User).join(Profile)`."""
         self._refuse_after_limit("join")
         return super().join(dest, join_type, on, src, attr)
+
+    def left_outer_join(  # type: ignore[override]
+        self, dest: Any, on: Any = None, src: Any = None, attr: Any = None
+    ) -> Query[T]:
+        """Return the query with another model joined, where rows that have none of it are kept."""
+        return self.join(dest, peewee.JOIN.LEFT_OUTER, on, src, attr)
 
     def yield_per(self, count: int) -> Query[T]:
         """Return the query so that iterating it loads `count` rows at a time, in constant memory."""
@@ -219,6 +237,10 @@ class Query(Select, Generic[T]):
         row = self._at_most(2).one_or_none()
         return row[0] if isinstance(row, tuple) else row
 
+    def scalars(self) -> list[Any]:  # type: ignore[override]
+        """Return the first column of each row; of a query for objects, the objects."""
+        return Result(self.all()).scalars()
+
     def count(self, clear_limit: bool = False) -> int:  # type: ignore[override]
         """Return the number of rows, as SQL counts them; a limit counts."""
         return int(super().count(self._database, clear_limit))
@@ -246,6 +268,12 @@ class Query(Select, Generic[T]):
         if self._chunk is not None:
             return self._session._execution.stream(self, self._chunk)  # type: ignore[no-any-return]
         return iter(self.execute())
+
+    @overload
+    def __getitem__(self, item: int) -> T: ...
+
+    @overload
+    def __getitem__(self, item: slice) -> list[T]: ...
 
     def __getitem__(self, item: Any) -> Any:
         start, stop = (item.start, item.stop) if isinstance(item, slice) else (item, item + 1)
@@ -275,20 +303,17 @@ class Query(Select, Generic[T]):
                 fast = self._session._execution.run_simple(self)
                 if fast is not None:
                     return fast
-            return super()._execute(database)  # type: ignore[misc]
+            return super()._execute(database)
         finally:
             self._cursor_wrapper = None
 
     def _at_most(self, count: int) -> Result[T]:
         """Return the first rows, at most `count` of them."""
         limit = self._limit if isinstance(self._limit, int) else None
-        query = self if limit is not None and 0 <= limit <= count else self._limited(count)
+        query = self if limit is not None and 0 <= limit <= count else self.limit(count)
         result = query.execute()
         rows = result if isinstance(result, Result) else list(result)
         return Result(list(rows), self._what())
-
-    def _limited(self, count: int) -> Query[T]:
-        return super().limit(count)
 
     def _slice(self, start: int, stop: int | None) -> Query[T]:
         """Return the query for the rows from `start` to `stop` of the rows that it has now."""

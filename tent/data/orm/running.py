@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -72,24 +74,29 @@ class ScopedSession:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._current: ContextVar[Session | None] = ContextVar("tent.data session", default=None)
+        self._current: ContextVar[tuple[int, Session | None]] = ContextVar("tent.data session", default=(0, None))
 
     def __call__(self, **options: Any) -> Session:
         """Return the session of this thread or task. Raises `InvalidRequestError` for options when it is open."""
-        session = self._current.get()
+        session = self._own()
         if session is None:
             session = open_session(self._engine, **options)
-            self._current.set(session)
+            self._current.set((_here(), session))
         elif options:
             raise InvalidRequestError("The session is open already: give it options at its first use, or remove() it.")
         return session
 
     def remove(self) -> None:
         """Close the session of this thread or task, if there is one; the next use opens another."""
-        session = self._current.get()
-        self._current.set(None)
+        session = self._own()
         if session is not None:
+            self._current.set((0, None))
             session.close()
+
+    def _own(self) -> Session | None:
+        """Return the session that was opened here; a task may have started with a copy of another's context."""
+        place, session = self._current.get()
+        return session if place == _here() else None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self(), name)
@@ -105,6 +112,16 @@ class ScopedSession:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self())
+
+
+def _here() -> int:
+    """Return a number of the running asynchronous task, or else of the thread."""
+    asyncio = sys.modules.get("asyncio")  # a program that has not imported it has no tasks
+    try:
+        task = asyncio.current_task() if asyncio is not None else None
+    except RuntimeError:
+        task = None
+    return threading.get_ident() if task is None else id(task)
 
 
 def scoped_session(engine: Engine) -> ScopedSession:

@@ -22,8 +22,8 @@ def install_tables(engine: Engine, models: Any = None) -> list[str]:
     """
     wanted = _models(models)
     with _transaction(engine) as database:
-        existing = set(database.get_tables())
-        created = [model for model in sort_models(wanted) if model._meta.table_name not in existing]
+        existing = _existing(database, wanted)
+        created = [model for model in sort_models(wanted) if _place(model) not in existing]
         with _inline_foreign_keys(created):
             for model in created:
                 _schema(model, database).create_table(safe=True)
@@ -39,8 +39,8 @@ def uninstall_tables(engine: Engine, models: Any = None) -> list[str]:
     """
     wanted = _models(models)
     with _transaction(engine) as database:
-        existing = set(database.get_tables())
-        doomed = [model for model in reversed(sort_models(wanted)) if model._meta.table_name in existing]
+        existing = _existing(database, wanted)
+        doomed = [model for model in reversed(sort_models(wanted)) if _place(model) in existing]
         for model in doomed:
             _schema(model, database).drop_table(safe=True)
     return [model._meta.table_name for model in doomed]
@@ -56,6 +56,16 @@ def _models(models: Any) -> list[type[ModelRoot]]:
         if not isinstance(model, type) or not issubclass(model, ModelRoot):
             raise ArgumentError(f"{model!r} is no model; give classes that inherit from dbm.Base.")
     return found
+
+
+def _existing(database: Engine, models: Iterable[Any]) -> set[tuple[str | None, str]]:
+    """Return the tables that there are, in the schemas (attached databases) of these models."""
+    schemas = {model._meta.schema for model in models}
+    return {(schema, table) for schema in schemas for table in database.get_tables(schema)}
+
+
+def _place(model: Any) -> tuple[str | None, str]:
+    return model._meta.schema, model._meta.table_name
 
 
 @contextmanager

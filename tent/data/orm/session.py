@@ -244,7 +244,7 @@ class Session:
             )
         self._transaction.begin()
         self._unit.loader.epoch += 1
-        return RootTransaction(self._transaction)
+        return RootTransaction(self._transaction, self._transaction.scopes[0])
 
     @exclusive
     def begin_nested(self) -> NestedTransaction:
@@ -279,11 +279,15 @@ class Session:
         unsaved = {**self._transaction.changed(), **self._unit.unflushed()}
         if unsaved:
             warnings.warn(
-                f"The session was closed with unsaved changes of {len(unsaved)} objects, which are lost, such as "
-                f"{next(iter(unsaved.values()))!r}. Call session.commit() before, or session.rollback() to drop them.",
+                f"The session was closed with unsaved changes of {len(unsaved)} object(s), such as "
+                f"{next(iter(unsaved.values()))!r}: they are lost. Call session.commit() before, or session.rollback() "
+                "to drop them.",
                 UnsavedChangesWarning,
                 stacklevel=5,  # the line that closes the session, or ends its block
             )
+
+    def __reduce__(self) -> Any:
+        raise TypeError("A session can't be copied or pickled. Pickle its objects, and open another session.")
 
     def __enter__(self) -> Session:
         return self

@@ -18,7 +18,9 @@ import copy
 import datetime
 import decimal
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
 
@@ -268,11 +270,39 @@ class BackrefAccessor(peewee.BackrefAccessor):
         if instance is None:
             return self
         session = session_of(instance)
+        at, loaded = instance.__dict__.get("_eager", {}).get(self.field.backref, (None, None))
+        if loaded is not None and (session is None or at == session._unit.moment()):
+            return loaded
         if session is None:
             if instance._meta.database is not None:
                 return super().__get__(instance, instance_type)  # type: ignore[no-untyped-call]
             raise _without_session(instance, self.field.backref, "or query the objects themselves")
         return session.query(self.field.model).where(self.field == instance)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        """Take what Peewee's prefetch or with_related has loaded; it counts until something is written or ends."""
+        if not _eager_loading.get():
+            backref, field = self.field.backref, self.field
+            raise AttributeError(
+                f"{type(instance).__name__}.{backref} is a query, to which nothing can be assigned. Set "
+                f"{field.model.__name__}.{field.name} of the objects in its place."
+            )
+        session = session_of(instance)
+        moment = None if session is None else session._unit.moment()
+        instance.__dict__.setdefault("_eager", {})[self.field.backref] = (moment, value)
+
+
+_eager_loading: ContextVar[bool] = ContextVar("eager loading", default=False)
+
+
+@contextmanager
+def eager_loading() -> Iterator[None]:
+    """Let Peewee set what it has loaded for a backref."""
+    token = _eager_loading.set(True)
+    try:
+        yield
+    finally:
+        _eager_loading.reset(token)
 
 
 def accessor_for(field: peewee.Field[Any]) -> type[peewee.FieldAccessor]:

@@ -9,11 +9,12 @@ from typing import Any
 import peewee
 
 from .blame import name_stale
-from .engine import Engine
-from .errors import InvalidRequestError, ResourceClosedError, StaleDataError
+from .engine import BufferedCursor, Engine, close_quietly
+from .errors import InvalidRequestError, ResourceClosedError, StaleDataError, explain
 from .flush import write
 from .guard import exclusive
 from .history import Step, take_back
+from .mapper import shown
 from .ordering import Plan
 from .persister import Persister
 from .unit_of_work import UnitOfWork
@@ -39,6 +40,7 @@ class Transaction:
         self.scopes: list[Scope] = []
         self.handle: RootTransaction | None = None  # what begin() gave out
         self.is_flushing = False
+        self.streams: list[Any] = []  # cursors that are read part by part
 
     @property
     def root(self) -> Scope | None:
@@ -63,10 +65,12 @@ class Transaction:
             # Within engine.atomic() the session's transaction is a savepoint of that one.
             context = self.database.atomic()
             context.__enter__()
+            self.scopes.append(Scope(context._helper))
         except BaseException:
+            self.scopes.clear()
+            self.database.discard_transaction()
             self.database.release()
             raise
-        self.scopes.append(Scope(context._helper))
 
     def flush(self) -> None:
         """Write all changes. If that fails, rows and objects are as they were before."""
@@ -91,20 +95,24 @@ class Transaction:
     def _write(self, plan: Plan) -> None:
         savepoint = self.database.savepoint() if self.scopes else None
         self.begin()
-        persister = Persister(self.database)
+        persister, log = Persister(self.database), self.scopes[-1].log
+        start = len(log)
         try:
             if savepoint is not None:
                 savepoint.__enter__()
             write(plan, persister)
+            self.unit.settle(plan, persister, log)
             if savepoint is not None:
                 savepoint.commit(begin=False)
         except BaseException as error:
+            done = log[start:]
+            del log[start:]
+            take_back(self.unit, done, keep=True)
             persister.undo()
             self._undo_flush(savepoint)
             if isinstance(error, StaleDataError):
                 raise name_stale(self.database, error, error.changes) from None  # type: ignore[attr-defined]
             raise
-        self.scopes[-1].log += self.unit.settle(plan, persister)
 
     def commit(self) -> None:
         """Write all changes and make them durable."""
@@ -133,7 +141,24 @@ class Transaction:
 
     def _is_through(self, error: BaseException) -> bool:
         """Tell whether a COMMIT was done all the same: Python raises Ctrl-C when the driver's call has returned."""
-        return not isinstance(error, peewee.PeeweeException) and not self.database._state.conn.in_transaction
+        return not isinstance(error, peewee.PeeweeException) and not self.database.has_transaction()
+
+    def forget_stream(self, cursor: Any) -> None:
+        """Note that a cursor has been read to its end."""
+        self.streams = [other for other in self.streams if other is not cursor]
+
+    def fetch(self, sql: str, params: Any = ()) -> BufferedCursor:
+        """Run a statement outside of a flush."""
+        try:
+            return self.database.fetch(sql, params)
+        except BaseException as error:
+            if isinstance(error, peewee.PeeweeException):
+                explain(error, f"running {shown(sql)}")
+            if self.scopes and not self.database.has_transaction():
+                self._end(
+                    keep=True
+                )  # the database ended it; the objects keep what was flushed in it, to be written anew
+            raise
 
     def rollback(self) -> None:
         """Undo what was not committed, in the rows and on the objects."""
@@ -205,24 +230,34 @@ class Transaction:
     def _leave(self) -> list[Any]:
         """Forget the transaction, give the connection back, and return what waited for the commit."""
         callbacks: list[Any] = []
-        if self.scopes:
-            state = self.database._state
+        if not self.scopes:
+            return callbacks
+        state = self.database._state
+        try:
             if state.transactions and state.transactions[-1] is self.scopes[0].context:
                 callbacks = list(state.commit_callbacks)
                 state.commit_callbacks.clear()
                 state.transactions.pop()
+            for cursor in self.streams:  # on a connection that another session gets, it would hold on to its snapshot
+                close_quietly(cursor)
+        finally:
             self.scopes.clear()
+            self.streams.clear()
             self.database.release()
-        if self.handle is not None:
-            self.handle.is_closed = True
         return callbacks
 
 
 class _Handle:
     """What `begin` and `begin_nested` return: a transaction to end, or to use in a `with` statement."""
 
-    is_closed = False
-    _transaction: Transaction
+    def __init__(self, transaction: Transaction, scope: Scope) -> None:
+        self._transaction = transaction
+        self._scope = scope
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has ended, by itself or with what encloses it."""
+        return self._scope not in self._transaction.scopes
 
     @property
     def lock(self) -> Any:
@@ -240,14 +275,12 @@ class _Handle:
         """End it, keeping what was done. Raises `ResourceClosedError` when it has ended."""
         self._check()
         self._commit()
-        self.is_closed = True
 
     @exclusive
     def rollback(self) -> None:
         """End it, undoing what was done. Raises `ResourceClosedError` when it has ended."""
         self._check()
         self._rollback()
-        self.is_closed = True
 
     @property
     def is_active(self) -> bool:
@@ -286,8 +319,8 @@ class _Handle:
 class RootTransaction(_Handle):
     """The transaction of a session that `begin` began."""
 
-    def __init__(self, transaction: Transaction) -> None:
-        self._transaction = transaction
+    def __init__(self, transaction: Transaction, scope: Scope) -> None:
+        super().__init__(transaction, scope)
         self.is_entered = False
         transaction.handle = self
 
@@ -313,18 +346,6 @@ class RootTransaction(_Handle):
 
 class NestedTransaction(_Handle):
     """A savepoint, which `begin_nested` set."""
-
-    def __init__(self, transaction: Transaction, scope: Scope) -> None:
-        self._transaction = transaction
-        self._scope = scope
-
-    @property
-    def is_closed(self) -> bool:
-        return self._scope not in self._transaction.scopes
-
-    @is_closed.setter
-    def is_closed(self, closed: bool) -> None:
-        """The scope tells: it has left the transaction's when it ends, or what encloses it does."""
 
     def _commit(self) -> None:
         self._transaction.release(self._scope)

@@ -1,4 +1,4 @@
-"""The unit of work: what is new, dirty and deleted in a session, and how it is written.
+"""The unit of work: what is new, dirty and deleted in a session.
 
 A flush goes one way: `plan` looks at the objects and changes nothing, `flush.write` runs the statements, `settle` makes
 the objects agree with the rows, and returns the log by which a rollback takes it all back.
@@ -39,6 +39,7 @@ class UnitOfWork:
         self.dirty: Books = {}
         self.deleted: Books = {}  # marked; a flush deletes their rows
         self.gone: Books = {}  # their rows are deleted, in the open transaction
+        self.flushes = 0
         self.pending: dict[Any, Any] = {}  # new objects that were added with a key, by model and key
 
     # Registering
@@ -211,10 +212,14 @@ class UnitOfWork:
 
     # Settling: the objects agree with their rows
 
-    def settle(self, plan: Plan, persister: Persister) -> list[Step]:
-        """Make the books and the objects agree with what was written, and return how to take it back."""
+    def settle(self, plan: Plan, persister: Persister, log: list[Step]) -> None:
+        """Make the books and the objects agree with what was written.
+
+        How to take it back is put into the log, each step before it is done: an interrupt may come at any moment.
+        """
         switched = set(map(id, plan.switched))
         updates = [change for change in plan.updates if id(change) not in switched]
+        self.flushes += 1
         for change in plan.switched:
             plan.new.setdefault(change.mapper, []).append(change.instance)
         new = {id(instance) for instances in plan.new.values() for instance in instances}
@@ -225,27 +230,29 @@ class UnitOfWork:
                 filled.setdefault(self.loader.mapper(type(instance)), []).append((instance, name, old))
             else:
                 former.setdefault(id(instance), {}).setdefault(name, old)
-        log: list[Step] = [self.settle_deleted(c.row, c.mapper) for c in [*plan.deletes, *plan.switched]]
+        for change in [*plan.deletes, *plan.switched]:
+            self.settle_deleted(change.row, change.mapper, log)
         moved: dict[Any, dict[Any, Any]] = {}
         for change in updates:
             committed = change.instance._committed
             values = former.get(id(change.instance), {})
             values.update((name, committed[name]) for name in change.names if name in committed)
-            log.append(self.settle_updated(change.instance, change.mapper, values))
+            self.settle_updated(change.instance, change.mapper, values, log)
             _note_moves(moved, change, values)
-        log += self._follow(moved)
-        log += [self._settle_new(mapper, instances, filled.get(mapper, ())) for mapper, instances in plan.new.items()]
+        self._follow(moved, log)
+        for mapper, instances in plan.new.items():
+            self._settle_new(mapper, instances, filled.get(mapper, ()), log)
         self.tidy()
         self.pending.clear()
-        return log
 
     def tidy(self) -> None:
         """Take those out of the dirty objects that have their committed values again."""
         for instance in [instance for instance in self.dirty.values() if not changed_names(instance)]:
             self.dirty.pop(id(instance))._committed = CLEAN
 
-    def _settle_new(self, mapper: Mapper, instances: Sequence[Any], filled: Sequence[Fill]) -> Step:
+    def _settle_new(self, mapper: Mapper, instances: Sequence[Any], filled: Sequence[Fill], log: list[Step]) -> None:
         step = Inserted(mapper, instances, filled)
+        log.append(step)
         for instance in instances:
             data, number = instance.__data__, id(instance)
             if len(data) < len(mapper.names):
@@ -257,46 +264,46 @@ class UnitOfWork:
                 stale = self.identity_map.find(mapper.model, key)
                 if stale is not None:  # SQLite gives the key of a last row that somebody deleted to the next one
                     self.expunge(stale)
-                self.identity_map.add(mapper.model, key, instance)
             step.keys.append(key)
+            if key is not None:
+                self.identity_map.add(mapper.model, key, instance)
             instance._committed, instance._given, instance._epoch = CLEAN, None, self.loader.epoch
             del self.new[number]
             if self.gone.pop(number, None) is not None:
                 step.gone.add(number)
-        return step
 
-    def settle_updated(self, instance: Any, mapper: Mapper, former: dict[str, Any]) -> Step:
+    def settle_updated(self, instance: Any, mapper: Mapper, former: dict[str, Any], log: list[Step]) -> None:
         """Note that the row has an object's values now; `former` has those that it had before, of what changed."""
         step = Updated(mapper, instance, former)
+        log.append(step)
         self._take_copies(instance.__data__, mapper, [name for name in mapper.mutable if name in former])
         if step.keys is not None:
             self.rekey(mapper, instance, *step.keys)
         committed = instance._committed
         instance._committed = {name: value for name, value in committed.items() if name not in former} or CLEAN
         instance._epoch = self.loader.epoch
-        return step
 
-    def _follow(self, moved: Mapping[Any, Mapping[Any, Any]]) -> list[Step]:
+    def _follow(self, moved: Mapping[Any, Mapping[Any, Any]], log: list[Step]) -> None:
         """Let objects follow the rows that they refer to, when the key that they do it by has changed."""
-        steps: list[Step] = []
         for field, keys in moved.items():
             mapper = self.loader.mapper(field.model)
             for child in self.identity_map.objects(field.model):
                 key = child.__data__.get(field.name)
                 if key in keys and field.name not in child._committed:
                     child.__data__[field.name] = keys[key]
-                    steps.append(self.settle_updated(child, mapper, {field.name: key}))
-        return steps
+                    self.settle_updated(child, mapper, {field.name: key}, log)
 
-    def settle_deleted(self, instance: Any, mapper: Mapper) -> Step:
+    def settle_deleted(self, instance: Any, mapper: Mapper, log: list[Step]) -> None:
         """Note that the row of an object is deleted."""
         step = Deleted(mapper, instance, self.identity_of(instance)[1])
+        log.append(step)
+        if any(field.on_delete for field in mapper.model._meta.backrefs):
+            self.loader.epoch += 1  # the database may have deleted or nulled rows of others: `get` reads them again
         self.identity_map.discard(mapper.model, step.key, instance)
         for books in (self.dirty, self.deleted):
             books.pop(id(instance), None)
         instance._committed = DELETED
         self.gone[id(instance)] = instance
-        return step
 
     def _take_copies(self, data: dict[str, Any], mapper: Mapper, names: Iterable[str]) -> None:
         """Part the values that were written from the dicts and lists that the program may go on changing."""
@@ -314,6 +321,10 @@ class UnitOfWork:
         restore(instance, instance._committed)
         instance._committed = CLEAN
         self.dirty.pop(id(instance), None)
+
+    def moment(self) -> tuple[int, int]:
+        """Return what changes whenever something is written, or a transaction ends."""
+        return self.loader.epoch, self.flushes
 
     def end_transaction(self) -> None:
         """What was read or written until now may be out of date from now on."""
