@@ -9,8 +9,8 @@ import peewee
 
 from .change import Change
 from .engine import Engine
-from .errors import FlushError, StaleDataError, explain
-from .mapper import mapper_of, shown
+from .errors import FlushError, StaleDataError, explain, shown
+from .mapper import mapper_of
 
 _REMEDY = (
     "This typically happens when another session has changed or deleted the row meanwhile: roll back, load the object "
@@ -76,8 +76,8 @@ def name_stale(database: Engine, error: StaleDataError, changes: Sequence[Change
     """Return the error with the object named whose row is gone or has another version, now looked up."""
     for change in changes:
         mapper = change.mapper
-        shown = mapper.by_name[mapper.version or mapper.key_names[0]]
-        sql = f"SELECT {shown.sql} FROM {mapper.table} WHERE {mapper.where_key}"
+        checked = mapper.by_name[mapper.version or mapper.key_names[0]]
+        sql = f"SELECT {checked.sql} FROM {mapper.table} WHERE {mapper.where_key}"
         rows = database.fetch(sql, mapper.key_params(change.key)).rows
         if not rows:
             return StaleDataError(f"{error} The row of {change.instance!r} is gone. {_REMEDY}", change.instance)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from .errors import DBConfigurationException
+from .errors import DBConfigurationException, article
 
 Checked = dict[str, Any]
 
@@ -70,7 +70,7 @@ def _as_mapping(config: Any) -> Mapping[Any, Any]:
         _refuse(
             config,
             f"A config is a mapping such as {{'driver': 'sqlite', 'path': ':memory:'}} or a URL such as "
-            f"'sqlite:///tent.db', not {_article(type(config).__name__)}.",
+            f"'sqlite:///tent.db', not {article(type(config).__name__)}.",
         )
     return config
 
@@ -119,17 +119,13 @@ def _nearest(word: Any, words: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _article(word: str) -> str:
-    return f"{'an' if word[:1].lower() in 'aeiou' else 'a'} {word}"
-
-
 def _path(value: Any) -> str:
     if value is None or value == "":
         raise ValueError(
             "The config has no 'path'. Give the path of the database file, or ':memory:' for a database in memory."
         )
     if not isinstance(value, (str, os.PathLike)):
-        raise ValueError(f"'path' must be a string or a path, not {_article(type(value).__name__)}.")
+        raise ValueError(f"'path' must be a string or a path, not {article(type(value).__name__)}.")
     path = os.fsdecode(value)
     if "\0" in path or path != path.encode(errors="ignore").decode():
         raise ValueError(f"'path' has a character that no path can have, a NUL or half a surrogate pair: {path!r}.")
@@ -148,7 +144,7 @@ def _shown(value: Any) -> str:
     try:
         return repr(value)
     except ValueError:  # an integer of more digits than Python shows
-        return _article(type(value).__name__)
+        return article(type(value).__name__)
 
 
 def _is_number(value: Any) -> bool:
@@ -173,7 +169,7 @@ def _pragmas(value: Any) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise ValueError(f"'pragmas' must be a mapping of names to values, not {_article(type(value).__name__)}.")
+        raise ValueError(f"'pragmas' must be a mapping of names to values, not {article(type(value).__name__)}.")
     for name, setting in value.items():
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"{name!r} is no name of a pragma.")

@@ -131,3 +131,14 @@ def explain(error: BaseException, context: str, object: Any = None) -> BaseExcep
         error.__cause__ = cause
     error.object = object  # type: ignore[attr-defined]
     return error
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it, cut short."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def article(word: str) -> str:
+    """Return a word with its indefinite article."""
+    return f"{'an' if word[:1].lower() in 'aeiou' else 'a'} {word}"

@@ -12,10 +12,10 @@ import peewee
 
 from . import mutable
 from .engine import BufferedCursor, Engine
-from .errors import ArgumentError, explain
+from .errors import ArgumentError, explain, shown
 from .identity import IdentityMap
-from .mapper import Mapper, chunks, in_clause, mapper_of, shown
-from .query import is_entity
+from .mapper import Mapper, chunks, in_clause, mapper_of
+from .query import is_entity, model_of
 from .result import Result
 from .tracking import CLEAN, Owner
 
@@ -131,7 +131,7 @@ class Loader:
 
     def plan(self, query: Any, description: Any) -> Callable[[Sequence[Row]], Result[Any]]:
         """Return the function that makes the result of rows of a query. `description` is its cursor's."""
-        mapper = self.mapper(_model_of(query.model))
+        mapper = self.mapper(model_of(query.model))
         entities = getattr(query, "_entities", None)
         if entities is not None:
             return _RowPlan(self, entities)
@@ -145,7 +145,7 @@ class _Part:
 
     def __init__(self, loader: Loader, source: Any) -> None:
         self.loader = loader
-        self.mapper = loader.mapper(_model_of(source))
+        self.mapper = loader.mapper(model_of(source))
         self.positions: list[int] = []
         self.names: list[str] = []
 
@@ -194,11 +194,11 @@ class _GraphPlan:
         self.parts: dict[Any, _Part] = {query.model: _Part(loader, query.model)}
         self.values: list[tuple[int, str, Callable[[Any], Any] | None]] = []
         names, fields, converters, _, _ = peewee._resolve_model_columns(  # type: ignore[attr-defined]
-            BufferedCursor([], description), _model_of(query.model), getattr(query, "_returning", None) or ()
+            BufferedCursor([], description), model_of(query.model), getattr(query, "_returning", None) or ()
         )
         for position, (name, field, convert) in enumerate(zip(names, fields, converters)):
             if field is None or field.name != name:
-                _refuse_name_of_field(_model_of(query.model), name)
+                _refuse_name_of_field(model_of(query.model), name)
                 self.values.append((position, name, convert))
             else:
                 source = _source_of(field)
@@ -216,7 +216,7 @@ class _GraphPlan:
         for position, name, convert in self.values:
             for owner, row in zip(objects, rows):
                 setattr(owner, name, row[position] if convert is None else convert(row[position]))
-        return Result(objects, _model_of(self.query.model).__name__)
+        return Result(objects, model_of(self.query.model).__name__)
 
     def _links(self, found: dict[Any, Any]) -> Iterator[tuple[Any, str, Any]]:
         for source, joins in getattr(self.query, "_joins", {}).items():
@@ -256,10 +256,6 @@ def _select_by_values(mapper: Mapper, columns: Sequence[tuple[str, bool]], unlim
         conditions.append(f"{column.sql} IS NULL" if is_null else f"{column.sql} = {column.placeholder}")
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     return f"{mapper.select}{where}{'' if unlimited else ' LIMIT ' + mapper.param}"
-
-
-def _model_of(entity: Any) -> Any:
-    return entity.model if isinstance(entity, peewee.ModelAlias) else entity
 
 
 def _source_of(field: Any) -> Any:

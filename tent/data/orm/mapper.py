@@ -12,7 +12,7 @@ from typing import Any
 import peewee
 
 from .engine import Engine
-from .errors import InvalidRequestError
+from .errors import InvalidRequestError, shown
 from .tracking import MutableAccessor
 
 Convert = Callable[[Any], Any]
@@ -293,9 +293,3 @@ def _unique_sets(meta: Any) -> list[tuple[str, ...]]:
         if getattr(index, "_unique", False) and all(isinstance(field, peewee.Field) for field in fields):
             sets.append(tuple(field.name for field in fields))
     return [names for names in sets if names]
-
-
-def shown(value: Any) -> str:
-    """Return a value as a message shows it, cut short."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"

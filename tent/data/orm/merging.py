@@ -21,7 +21,7 @@ def merge(execution: Any, source: Any, load: bool) -> Any:
     target = None if key is None else execution.get(mapper.model, key)
     if target is None:
         target = mapper.model.__new__(mapper.model)
-        target.__data__, target.__rel__, target._given = mapper.model._meta.get_default_dict(), {}, {}
+        target.__data__, target.__rel__, target._given = mapper.model._meta.get_default_dict(), {}, set()
         unit.register_new(target)
     elif mapper.version in _names_set(source) and target.__data__.get(mapper.version) != source.__data__.get(
         mapper.version

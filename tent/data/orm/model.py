@@ -12,7 +12,7 @@ import peewee
 from peewee import make_snake_case  # type: ignore[attr-defined]
 
 from . import mutable, tracking
-from .errors import InvalidRequestError
+from .errors import InvalidRequestError, shown
 from .query import Alias, Raw, Select
 
 _Self = TypeVar("_Self", bound="ModelRoot")
@@ -151,7 +151,7 @@ class ModelRoot(peewee.Model):
         meta: Any = self._meta
         data = self.__data__ = {} if values.pop("__no_default__", None) else meta.get_default_dict()
         self.__rel__ = {}
-        self._given = dict(values)
+        self._given = set(values)
         for name in meta.mutable & values.keys():
             values[name] = mutable.plain(values[name]) if mutable.is_tied(values[name]) else values[name]
         if values.keys() <= meta.direct:
@@ -202,8 +202,10 @@ class ModelRoot(peewee.Model):
         data, keys = self.__data__, self._meta.get_primary_keys()  # type: ignore[no-untyped-call]
         key = {field.name: data.get(field.name) for field in keys}
         others = [name for name in self._meta.fields if name not in key and data.get(name) is not None]
-        shown = {**key, **{name: data[name] for name in others[:_SHOWN]}}
-        return f"<{type(self).__name__} {' '.join(f'{name}={_short(value)}' for name, value in shown.items())}>"
+        texts = {
+            name: shown(value) for name, value in [*key.items(), *((name, data[name]) for name in others[:_SHOWN])]
+        }
+        return f"<{type(self).__name__} {' '.join(f'{name}={text}' for name, text in texts.items())}>"
 
     def __copy__(self: _Self) -> _Self:
         """A copy is a new transient object with the same values, except a generated key."""
@@ -212,7 +214,7 @@ class ModelRoot(peewee.Model):
         twin.__rel__ = dict(self.__rel__)
         if self._meta.auto_increment:
             twin.__data__.pop(self._meta.primary_key.name, None)  # type: ignore[union-attr]
-        twin._given = dict.fromkeys(twin.__data__)
+        twin._given = set(twin.__data__)
         return twin
 
     def __deepcopy__(self: _Self, memo: dict[int, Any]) -> _Self:
@@ -270,11 +272,6 @@ def _set_by_name(instance: Any, name: str, value: Any) -> None:
 
 def _columns(instance: Any) -> str:
     return f" (its columns: {', '.join(instance._meta.sorted_field_names)})"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _full_name(model: type) -> str:

@@ -1,4 +1,4 @@
-"""Change sets become batched statements: the only module that writes rows."""
+"""Change sets become batched statements: the only module that writes the rows of objects."""
 
 from __future__ import annotations
 

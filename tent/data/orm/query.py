@@ -141,7 +141,7 @@ class Query(Select, Generic[T]):
         self._refuse_after_limit("filter_by")
         model = self._join_ctx if self._joins and is_entity(self._join_ctx) else self.model
         names = {_column(model, name): value for name, value in values.items()}
-        if model is not self.model or model is not _model_of(model):
+        if model is not self.model or model is not model_of(model):
             return self.where(*(getattr(model, name) == value for name, value in names.items()))
         query: Query[T] = self.clone()
         query._criteria = (*self._criteria, *names.items())
@@ -350,7 +350,7 @@ class Query(Select, Generic[T]):
         )
 
     def _what(self) -> str:
-        return _model_of(self.model).__name__ if self._entities is None else "row"
+        return model_of(self.model).__name__ if self._entities is None else "row"
 
     def _refuse_after_limit(self, verb: str) -> None:
         if self._limit is not None or self._offset is not None:
@@ -365,13 +365,14 @@ def is_entity(entity: Any) -> bool:
     return isinstance(entity, peewee.ModelAlias) or (isinstance(entity, type) and issubclass(entity, peewee.Model))
 
 
-def _model_of(entity: Any) -> Any:
+def model_of(entity: Any) -> Any:
+    """Return the model of an entity: itself, or what it is an alias of."""
     return entity.model if isinstance(entity, peewee.ModelAlias) else entity
 
 
 def _column(entity: Any, name: str) -> str:
     """Return the name of the field of a keyword of filter_by: a field, or the name of its column."""
-    model = _model_of(entity)
+    model = model_of(entity)
     field = model._meta.combined.get(name)
     if field is None:
         raise InvalidRequestError(

@@ -17,12 +17,7 @@ import peewee
 
 from . import merging
 from .engine import Engine
-from .errors import (
-    ArgumentError,
-    InvalidRequestError,
-    UnmappedInstanceError,
-    UnsavedChangesWarning,
-)
+from .errors import ArgumentError, InvalidRequestError, UnmappedInstanceError, UnsavedChangesWarning, article
 from .execution import Execution
 from .guard import exclusive
 from .identity import IdentityMap
@@ -396,7 +391,7 @@ def refuse_unmapped(instance: Any) -> None:
             f"{instance!r} is a class; an object of it was expected, such as {instance.__name__}(…)."
         )
     raise UnmappedInstanceError(
-        f"{instance!r} is {_article(type(instance).__name__)}; an object of a model was expected, that is of a "
+        f"{instance!r} is {article(type(instance).__name__)}; an object of a model was expected, that is of a "
         "class that inherits from dbm.Base."
     )
 
@@ -410,7 +405,7 @@ def make_transient(instance: ModelRoot) -> None:
     instance._committed, instance._owner = None, None
     if instance._meta.auto_increment:
         instance.__data__.pop(instance._meta.primary_key.name, None)  # type: ignore[union-attr]
-    instance._given = dict.fromkeys(instance.__data__)
+    instance._given = set(instance.__data__)
 
 
 class _Anything:
@@ -434,7 +429,3 @@ def _of_columns(query: Any) -> Any:
 
 def _result(found: Any) -> Result[Any]:
     return found if isinstance(found, Result) else Result([found])
-
-
-def _article(word: str) -> str:
-    return f"{'an' if word[:1].lower() in 'aeiou' else 'a'} {word}"

@@ -148,7 +148,7 @@ class _Tracked(peewee.FieldAccessor):
     def __set__(self, instance: Any, value: Any) -> None:
         name, committed = self.name, instance._committed
         if committed is None:
-            instance._given[name] = value
+            instance._given.add(name)
         elif name not in committed and committed is not DELETED:
             old = instance.__data__.get(name, MISSING)
             if is_same(old, value):
@@ -207,7 +207,7 @@ class _OtherAccessor:
 
     def __set__(self, instance: Any, value: Any) -> None:
         if instance._committed is None:
-            instance._given[self.name] = value
+            instance._given.add(self.name)
         _keep_copy(instance, self.name, instance.__data__.get(self.name))
         super().__set__(instance, value)  # type: ignore[misc]
 

@@ -10,11 +10,10 @@ import peewee
 
 from .blame import name_stale
 from .engine import BufferedCursor, Engine, close_quietly
-from .errors import InvalidRequestError, ResourceClosedError, StaleDataError, explain
+from .errors import InvalidRequestError, ResourceClosedError, StaleDataError, explain, shown
 from .flush import write
 from .guard import exclusive
 from .history import Step, take_back
-from .mapper import shown
 from .ordering import Plan
 from .persister import Persister
 from .unit_of_work import UnitOfWork

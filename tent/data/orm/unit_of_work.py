@@ -57,7 +57,7 @@ class UnitOfWork:
         for one in found.values():
             one._owner, one._committed = self.owner, None
             if one._given is None:
-                one._given = dict.fromkeys(one.__data__)
+                one._given = set(one.__data__)
             self.new[id(one)] = one
             self.register_key(one)
         return list(found.values())
