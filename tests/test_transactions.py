@@ -644,3 +644,14 @@ def test_many_threads_that_count_lose_no_update(file_engine: Any) -> None:
         thread.join()
     with dbm.open_session(file_engine) as session:
         assert session.query(Person).one().age == 20
+
+
+@pytest.mark.parametrize("sql", ["COMMIT", " rollback", "/* now */ BEGIN", "SAVEPOINT a", "release a", "END"])
+def test_sql_that_ends_or_begins_a_transaction_is_refused(session: dbm.Session, sql: str) -> None:
+    person = Person(name="Jo")
+    session.add(person)
+    session.flush()
+    with pytest.raises(dbm.InvalidRequestError, match="Use its own verbs"):
+        session.execute(sql)
+    session.commit()
+    assert session.query(Person).count() == 1

@@ -10,7 +10,7 @@ import peewee
 
 from . import bulk
 from .engine import BufferedCursor, Engine, close_quietly
-from .errors import ArgumentError, InvalidRequestError, ResourceClosedError, StaleDataError
+from .errors import ArgumentError, InvalidRequestError, ResourceClosedError, StaleDataError, shown
 from .guard import exclusive
 from .model import ModelRoot
 from .query import Query
@@ -20,6 +20,7 @@ from .unit_of_work import UnitOfWork
 
 _NO_CODE = re.compile(r"--[^\n]*|/\*.*?(\*/|$)|'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]", re.DOTALL)
 _READS = re.compile(r"\s*(select|values|explain|pragma|with)\b", re.IGNORECASE)
+_CONTROLS = re.compile(r"\s*(begin|commit|end|rollback|savepoint|release)\b", re.IGNORECASE)
 _WRITES = re.compile(r"\b(insert|update|delete|replace)\b", re.IGNORECASE)
 
 
@@ -190,6 +191,11 @@ class Execution:
         return self.unit.loader.mapper(model)
 
     def _fetch(self, sql: str, params: Any) -> BufferedCursor:
+        if _CONTROLS.match(_NO_CODE.sub(" ", sql)):
+            raise InvalidRequestError(
+                f"{shown(sql)} would end or begin transactions behind the session's back. Use its own verbs: commit(), "
+                "rollback(), begin(), begin_nested()."
+            )
         if not _only_reads(sql):
             self.transaction.begin()
         cursor = self.transaction.fetch(sql, params)
