@@ -321,10 +321,10 @@ class Session:
     def query(self, *entities: Any) -> Query[Any]: ...
 
     def query(self, *entities: Any) -> Query[Any]:
-        """Return a query for objects of a model, or, of several models and columns, for named rows::
+        """Return a query for objects of a model, or, of several models and columns, for named rows.
 
-            session.query(User).filter_by(name="Joe Public").first()
-            session.query(User.id, User.name).order_by(User.name).all()
+        Such as `session.query(User).filter_by(name="Joe Public").first()`, which gives a user or None, and
+        `session.query(User.id, User.name).order_by(User.name).all()`, which gives rows with `row.id` and `row.name`.
         """
         return Query.of(self, *entities)
 
