@@ -1128,3 +1128,33 @@ def test_an_unfinished_stream_keeps_no_old_snapshot(file_engine: Any) -> None:
             other.add(Person(name="new"))
         assert session.query(Person).count() == 11
         rows.close()  # type: ignore[attr-defined]
+
+
+def test_a_missing_table_is_said_with_the_remedy_by_get_and_filter_by_too(session: dbm.Session) -> None:
+    class Omitted(dbm.declarative_base()):  # type: ignore[misc]
+        pass
+
+    with pytest.raises(peewee.OperationalError, match=r"no such table.*install_tables.*reading Omitted with the key 1"):
+        session.get(Omitted, 1)
+    with pytest.raises(peewee.OperationalError, match=r"no such table.*install_tables.*reading Omitted by id"):
+        session.query(Omitted).filter_by(id=1).first()
+
+
+def test_what_was_loaded_eagerly_gives_way_to_a_query_after_a_bulk_statement(session: dbm.Session) -> None:
+    person = Person(name="Jo")
+    session.add(Note(person=person, text="a"))
+    session.commit()
+    session.query(Person).with_related(Person.notes).all()
+    session.execute(Note.insert(person=person.id, text="b"))
+    assert sorted(note.text for note in person.notes) == ["a", "b"]
+
+
+def test_get_reads_again_what_a_bulk_delete_may_have_taken_along(session: dbm.Session) -> None:
+    person = Person(name="Jo")
+    note = Note(person=person)
+    session.add(note)
+    session.commit()
+    number = note.id
+    assert session.get(Note, number) is note
+    session.query(Person).delete()
+    assert session.get(Note, number) is None

@@ -33,16 +33,16 @@ def write(transaction: Any, statement: Any, synchronize: Any = "fetch") -> Buffe
     model = getattr(statement, "model", None)
     rows = unit.identity_map.rows(model) if isinstance(statement, (peewee.ModelUpdate, peewee.ModelDelete)) else {}
     if not rows or synchronize is False:
-        return _loaded(transaction, transaction.fetch(sql, params))
+        return _fetch(transaction, statement, sql, params)
     mapper = unit.loader.mapper(model)
     held = _held(transaction, mapper, statement._where)
     before = {key: dict(instance.__data__) for key, instance in held.items()}
-    cursor = transaction.fetch(sql, params)
+    cursor = _fetch(transaction, statement, sql, params)
     log = transaction.scopes[-1].log
     if isinstance(statement, peewee.ModelDelete):
         for instance in held.values():
             unit.settle_deleted(instance, mapper, log)
-        return _loaded(transaction, cursor)
+        return cursor
     read = set(map(id, unit.loader.by_keys(mapper, list(held))))
     for key, instance in held.items():
         if id(instance) in read:
@@ -51,7 +51,7 @@ def write(transaction: Any, statement: Any, synchronize: Any = "fetch") -> Buffe
                 unit.settle_updated(instance, mapper, former, log)
         else:  # its key was changed, by an expression perhaps: its row is known no more
             unit.expunge(instance)
-    return _loaded(transaction, cursor)
+    return cursor
 
 
 def _run(transaction: Any, statement: Any, where: Any, synchronize: Any) -> int:
@@ -59,6 +59,14 @@ def _run(transaction: Any, statement: Any, where: Any, synchronize: Any) -> int:
     transaction.flush()
     transaction.begin()
     return write(transaction, statement, synchronize).rowcount
+
+
+def _fetch(transaction: Any, statement: Any, sql: str, params: Any) -> BufferedCursor:
+    cursor: BufferedCursor = transaction.fetch(sql, params)
+    transaction.unit.note_writing()
+    if isinstance(statement, peewee.ModelDelete):
+        transaction.unit.note_deletion(statement.model)
+    return cursor
 
 
 def _held(transaction: Any, mapper: Mapper, where: Any) -> dict[Any, Any]:
@@ -73,11 +81,6 @@ def _held(transaction: Any, mapper: Mapper, where: Any) -> dict[Any, Any]:
         if instance is not None:
             found[key] = instance
     return found
-
-
-def _loaded(transaction: Any, cursor: BufferedCursor) -> BufferedCursor:
-    cursor.load = transaction.unit.loader.load_query
-    return cursor
 
 
 def _field(model: Any, name: Any) -> Any:

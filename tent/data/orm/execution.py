@@ -61,7 +61,9 @@ class Execution:
         self.prepare()
         if isinstance(query, peewee._WriteQuery):
             self.transaction.begin()
-            return bulk.write(self.transaction, query)
+            cursor = bulk.write(self.transaction, query)
+            cursor.load = self.load
+            return cursor
         sql, params = self.database.parse(query)
         return self._fetch(sql, params)
 
@@ -198,6 +200,7 @@ class Execution:
             )
         if not _only_reads(sql):
             self.transaction.begin()
+            self.unit.note_writing()
         cursor = self.transaction.fetch(sql, params)
         cursor.load = self.load
         return cursor

@@ -91,19 +91,14 @@ class Loader:
             del related[name]
         for name, value in data.items():
             # A dict that was handed out stays the object's own while it says what the row says.
-            if type(value) in (dict, list) and isinstance(
-                current.get(name), (mutable.MutableDict, mutable.MutableList)
-            ):
-                value = current[name] if current[name] == value else value
-            current[name] = value
+            if not (mutable.is_tied(current.get(name)) and current[name] == value):
+                current[name] = value
 
-    def by_key(self, mapper: Mapper, key: Any, suffix: str = "") -> Any:
+    def by_key(self, mapper: Mapper, key: Any) -> Any:
         """Return the object of the row with a key, read now, or None."""
-        try:
-            cursor = self.engine.fetch(mapper.select_by_key + suffix, mapper.key_params(key))
-        except peewee.DataError as error:
-            raise explain(error, f"reading {mapper.model.__name__} with the key {shown(key)}") from error.__cause__
-        return self.load(mapper, cursor.rows)[0] if cursor.rows else None
+        params = mapper.key_params(key)
+        objects = self._read(mapper, mapper.select_by_key, params, lambda: f" with the key {shown(key)}")
+        return objects[0] if objects else None
 
     def by_values(self, mapper: Mapper, values: Sequence[tuple[str, Any]], limit: int | None) -> list[Any]:
         """Return the objects of the rows with these values in their columns; SQL is compiled once for the columns."""
@@ -112,7 +107,7 @@ class Loader:
         params = [mapper.by_name[name].encode(value) for name, value in values if value is not None]
         if limit is not None:
             params.append(limit)
-        return self.load(mapper, self.engine.fetch(sql, params).rows)
+        return self._read(mapper, sql, params, lambda: "".join(f" by {name}" for name, _ in values))
 
     def by_keys(self, mapper: Mapper, keys: Sequence[Any]) -> list[Any]:
         """Return the objects of the rows with these keys, read now in a few statements."""
@@ -120,8 +115,15 @@ class Loader:
         for part in chunks(keys, len(mapper.key_columns)):
             params = [param for key in part for param in mapper.key_params(key)]
             sql = f"{mapper.select} WHERE {in_clause(mapper, len(part))}"
-            objects += self.load(mapper, self.engine.fetch(sql, params).rows)
+            objects += self._read(mapper, sql, params, lambda: " by their keys")
         return objects
+
+    def _read(self, mapper: Mapper, sql: str, params: Sequence[Any], how: Callable[[], str]) -> list[Any]:
+        try:
+            rows = self.engine.fetch(sql, params).rows
+        except peewee.PeeweeException as error:
+            raise explain(error, f"reading {mapper.model.__name__}{how()}") from error.__cause__
+        return self.load(mapper, rows)
 
     # The rows of any query
 

@@ -154,9 +154,8 @@ class Transaction:
             if isinstance(error, peewee.PeeweeException):
                 explain(error, f"running {shown(sql)}")
             if self.scopes and not self.database.has_transaction():
-                self._end(
-                    keep=True
-                )  # the database ended it; the objects keep what was flushed in it, to be written anew
+                # The database ended it by itself; the objects keep what was flushed in it, to be written again.
+                self._end(keep=True)
             raise
 
     def rollback(self) -> None:

@@ -39,7 +39,7 @@ class UnitOfWork:
         self.dirty: Books = {}
         self.deleted: Books = {}  # marked; a flush deletes their rows
         self.gone: Books = {}  # their rows are deleted, in the open transaction
-        self.flushes = 0
+        self.writings = 0
         self.pending: dict[Any, Any] = {}  # new objects that were added with a key, by model and key
 
     # Registering
@@ -219,7 +219,7 @@ class UnitOfWork:
         """
         switched = set(map(id, plan.switched))
         updates = [change for change in plan.updates if id(change) not in switched]
-        self.flushes += 1
+        self.note_writing()
         for change in plan.switched:
             plan.new.setdefault(change.mapper, []).append(change.instance)
         new = {id(instance) for instances in plan.new.values() for instance in instances}
@@ -297,8 +297,7 @@ class UnitOfWork:
         """Note that the row of an object is deleted."""
         step = Deleted(mapper, instance, self.identity_of(instance)[1])
         log.append(step)
-        if any(field.on_delete for field in mapper.model._meta.backrefs):
-            self.loader.epoch += 1  # the database may have deleted or nulled rows of others: `get` reads them again
+        self.note_deletion(mapper.model)
         self.identity_map.discard(mapper.model, step.key, instance)
         for books in (self.dirty, self.deleted):
             books.pop(id(instance), None)
@@ -322,9 +321,18 @@ class UnitOfWork:
         instance._committed = CLEAN
         self.dirty.pop(id(instance), None)
 
+    def note_writing(self) -> None:
+        """Note that rows were written: what was loaded eagerly before counts no longer."""
+        self.writings += 1
+
+    def note_deletion(self, model: Any) -> None:
+        """Note that rows of a model were deleted, by which the database may delete or null rows of others."""
+        if any(field.on_delete for field in model._meta.backrefs):
+            self.loader.epoch += 1  # `get` reads them again
+
     def moment(self) -> tuple[int, int]:
         """Return what changes whenever something is written, or a transaction ends."""
-        return self.loader.epoch, self.flushes
+        return self.loader.epoch, self.writings
 
     def end_transaction(self) -> None:
         """What was read or written until now may be out of date from now on."""
