@@ -1081,7 +1081,7 @@ def test_objects_can_not_be_assigned_to_a_backref(session: dbm.Session) -> None:
     person = Person(name="Jo")
     session.add(person)
     session.commit()
-    with pytest.raises(AttributeError, match=r"Person\.notes is a query.*Set Note\.person"):
+    with pytest.raises(AttributeError, match=r"Person\.notes is a query.*set Note\.person"):
         person.notes = [Note(text="a")]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import peewee
 
+from .cascading import Fallout, affected, foresee
 from .engine import BufferedCursor
 from .errors import ArgumentError, InvalidRequestError
 from .mapper import Mapper
@@ -28,21 +29,28 @@ def delete(transaction: Any, query: Any, synchronize: Any) -> int:
 
 def write(transaction: Any, statement: Any, synchronize: Any = "fetch") -> BufferedCursor:
     """Run a Peewee statement that writes, in the open transaction, and make the session's objects agree with it."""
-    unit, database = transaction.unit, transaction.database
+    database = transaction.database
     sql, params = database.parse(statement)
-    model = getattr(statement, "model", None)
-    rows = unit.identity_map.rows(model) if isinstance(statement, (peewee.ModelUpdate, peewee.ModelDelete)) else {}
-    if not rows or synchronize is False:
-        return _fetch(transaction, statement, sql, params)
-    mapper = unit.loader.mapper(model)
-    held = _held(transaction, mapper, statement._where)
+    if synchronize is not False and isinstance(statement, peewee.ModelDelete):
+        return _delete(transaction, statement, sql, params)
+    if synchronize is not False and isinstance(statement, peewee.ModelUpdate):
+        return _update(transaction, statement, sql, params)
+    return _fetch(transaction, sql, params)
+
+
+def _update(transaction: Any, statement: Any, sql: str, params: Any) -> BufferedCursor:
+    unit, log = transaction.unit, transaction.scopes[-1].log
+    if not unit.identity_map.has(statement.model):
+        return _fetch(transaction, sql, params)
+    mapper = unit.loader.mapper(statement.model)
+    held = {}
+    for row in _rows(transaction, mapper, mapper.key_names, statement._where):
+        key = mapper.identity(row)
+        instance = unit.identity_map.find(mapper.model, key)
+        if instance is not None:
+            held[key] = instance
     before = {key: dict(instance.__data__) for key, instance in held.items()}
-    cursor = _fetch(transaction, statement, sql, params)
-    log = transaction.scopes[-1].log
-    if isinstance(statement, peewee.ModelDelete):
-        for instance in held.values():
-            unit.settle_deleted(instance, mapper, log)
-        return cursor
+    cursor = _fetch(transaction, sql, params)
     read = set(map(id, unit.loader.by_keys(mapper, list(held))))
     for key, instance in held.items():
         if id(instance) in read:
@@ -54,6 +62,25 @@ def write(transaction: Any, statement: Any, synchronize: Any = "fetch") -> Buffe
     return cursor
 
 
+def _delete(transaction: Any, statement: Any, sql: str, params: Any) -> BufferedCursor:
+    unit, log = transaction.unit, transaction.scopes[-1].log
+    model = statement.model
+    fallout: Fallout = {}
+    if not any(map(unit.identity_map.has, [model, *affected(model)])):
+        return _fetch(transaction, sql, params)
+    mapper = unit.loader.mapper(model)
+    names = (*mapper.key_names, *sorted(mapper.referred - set(mapper.key_names)))
+    rows = _rows(transaction, mapper, names, statement._where)
+    foresee(transaction.database, unit.identity_map, model, [dict(zip(names, row)) for row in rows], fallout)
+    cursor = _fetch(transaction, sql, params)
+    for row in rows:
+        instance = unit.identity_map.find(model, mapper.identity(row[: len(mapper.key_names)]))
+        if instance is not None:
+            unit.settle_deleted(instance, mapper, log)
+    unit.settle_fallout(fallout, log)
+    return cursor
+
+
 def _run(transaction: Any, statement: Any, where: Any, synchronize: Any) -> int:
     statement._where = where
     transaction.flush()
@@ -61,26 +88,20 @@ def _run(transaction: Any, statement: Any, where: Any, synchronize: Any) -> int:
     return write(transaction, statement, synchronize).rowcount
 
 
-def _fetch(transaction: Any, statement: Any, sql: str, params: Any) -> BufferedCursor:
+def _fetch(transaction: Any, sql: str, params: Any) -> BufferedCursor:
     cursor: BufferedCursor = transaction.fetch(sql, params)
-    transaction.unit.note_writing()
-    if isinstance(statement, peewee.ModelDelete):
-        transaction.unit.note_deletion(statement.model)
+    transaction.unit.note_statement()
     return cursor
 
 
-def _held(transaction: Any, mapper: Mapper, where: Any) -> dict[Any, Any]:
-    """Return the session's objects whose rows meet a condition, by key."""
-    keys = peewee.ModelSelect(mapper.model, [column.field for column in mapper.key_columns])
+def _rows(transaction: Any, mapper: Mapper, names: Sequence[str], where: Any) -> list[tuple[Any, ...]]:
+    """Return the values in some columns of the rows that meet a condition."""
+    columns = [mapper.by_name[name] for name in names]
+    query = peewee.ModelSelect(mapper.model, [column.field for column in columns])
     if where is not None:
-        keys = keys.where(where)
-    found = {}
-    for row in transaction.database.fetch(*transaction.database.parse(keys)).rows:
-        key = mapper.identity(tuple(column.decoded(part) for column, part in zip(mapper.key_columns, row)))
-        instance = transaction.unit.identity_map.find(mapper.model, key)
-        if instance is not None:
-            found[key] = instance
-    return found
+        query = query.where(where)
+    rows = transaction.database.fetch(*transaction.database.parse(query)).rows
+    return [tuple(column.decoded(value) for column, value in zip(columns, row)) for row in rows]
 
 
 def _field(model: Any, name: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .mapper import Mapper
-from .tracking import MISSING
+from .tracking import committed_value
 
 
 class Change:
@@ -40,10 +40,3 @@ class Change:
 
     def __repr__(self) -> str:
         return f"<Change: {self.verb} {self.instance!r} ({', '.join(self.names)})>"
-
-
-def committed_value(instance: Any, name: str) -> Any:
-    """Return the value that the row of an object has in a column."""
-    committed = instance._committed or {}
-    value = committed[name] if name in committed else instance.__data__.get(name)
-    return None if value is MISSING else value

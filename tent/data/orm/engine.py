@@ -90,6 +90,7 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
     _lock: Any
     _connections: Any
     _in_use: Any
+    _pragmas: Any
 
     def __init__(self, path: str, pragmas: dict[str, Any], timeout: float, echo: bool = False) -> None:
         super().__init__(
@@ -104,6 +105,11 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} sqlite {self.database!r}>"
+
+    @property
+    def enforces_foreign_keys(self) -> bool:
+        """Whether the database sees to it that foreign keys refer to rows, and obeys their `on_delete`."""
+        return str(dict(self._pragmas).get("foreign_keys")).lower() in ("1", "on", "true", "yes")
 
     # A session's twin
 

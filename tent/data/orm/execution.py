@@ -8,12 +8,14 @@ from typing import Any
 
 import peewee
 
-from . import bulk
+from . import bulk, following
 from .engine import BufferedCursor, Engine, close_quietly
 from .errors import ArgumentError, InvalidRequestError, ResourceClosedError, StaleDataError, shown
 from .guard import exclusive
 from .model import ModelRoot
 from .query import Query
+from .related import Related
+from .relation import Relation
 from .result import Result
 from .transaction import Transaction
 from .unit_of_work import UnitOfWork
@@ -172,19 +174,25 @@ class Execution:
 
     @exclusive
     def related(self, instance: Any, field: Any, key: Any) -> Any:
-        """Return the object that a foreign key refers to: from the map, else read now."""
+        """Return the object that a foreign key refers to, or None; see `following`."""
         self.transaction.check()
-        mapper, target = self.mapper(field.rel_model), field.rel_field.name
-        loader = self.unit.loader
-        if mapper.key_names == (target,):
-            identity = mapper.identity(key)
-            found = self.unit.identity_map.find(mapper.model, identity) or self.unit.pending_with(mapper, identity)
-            found = found or loader.by_key(mapper, identity)
-        else:
-            found = next(iter(loader.by_values(mapper, [(target, key)], 1)), None)
-        if found is not None:
-            instance.__rel__[field.name] = found
+        return following.follow(self.unit, instance, field, key)
+
+    @exclusive
+    def children(self, instance: Any, field: Any) -> list[Any]:
+        """Return the objects that refer to an object by a foreign key; see `following`."""
+        self.transaction.check()
+        if self.unit.is_unsettled(field.model):
+            self.prepare()
+        found = following.answer(self.unit, instance, field)
+        if found is None:
+            self.prepare()
+            found = following.load(self.unit, instance, field)
         return found
+
+    def relate(self, instance: Any, relation: Relation) -> Related[Any]:
+        """Return the query for what an attribute (`user.profiles`) stands for."""
+        return Related.to(self, instance, relation)
 
     def mapper(self, model: Any) -> Any:
         """Return the mapper of a model. Raises `ArgumentError` for what is none."""
@@ -200,7 +208,7 @@ class Execution:
             )
         if not _only_reads(sql):
             self.transaction.begin()
-            self.unit.note_writing()
+            self.unit.note_statement()
         cursor = self.transaction.fetch(sql, params)
         cursor.load = self.load
         return cursor

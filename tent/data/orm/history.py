@@ -36,6 +36,7 @@ class Inserted(Step):
     def __init__(self, mapper: Mapper, instances: Sequence[Any], filled: Sequence[tuple[Any, str, Any]]) -> None:
         super().__init__(mapper, instances)
         self.given = [instance._given for instance in instances]
+        self.along = {id(instance): instance._along for instance in instances if instance._along}
         self.keys: list[Any] = []
         self.gone: set[int] = set()  # those that had been deleted in the transaction before
         self.filled = [(instance, name, old, instance.__data__[name]) for instance, name, old in filled]
@@ -57,6 +58,7 @@ class Inserted(Step):
         for books in (unit.dirty, unit.deleted, unit.gone):
             books.pop(id(instance), None)
         instance._committed, instance._given = None, given
+        instance._along = self.along.get(id(instance))
         if was_deleted:
             instance._owner = None  # inserted and deleted, it comes to nothing
         elif instance._owner is unit.owner:

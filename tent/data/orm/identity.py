@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import peewee
+
+from .tracking import committed_value
 
 Rows = dict[Any, "weakref.ref[Any]"]
 
@@ -63,6 +65,16 @@ class IdentityMap(Mapping[tuple[type, Any], Any]):
                 instance = reference()
                 if instance is not None:
                     yield instance
+
+    def has(self, model: type) -> bool:
+        """Return whether there may be objects of a model."""
+        return bool(self._models.get(model))
+
+    def referring(self, model: type, name: str, values: Collection[Any]) -> list[Any]:
+        """Return the objects of a model whose rows have one of these values in a foreign key."""
+        if not self.has(model):
+            return []
+        return [instance for instance in self.objects(model) if committed_value(instance, name) in values]
 
     def __getitem__(self, identity: tuple[type, Any]) -> Any:
         instance = self.find(*identity)

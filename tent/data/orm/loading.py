@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import weakref
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from .engine import BufferedCursor, Engine
 from .errors import ArgumentError, explain, shown
 from .identity import IdentityMap
 from .mapper import Mapper, chunks, in_clause, mapper_of
+from .peers import GROUP, Peers
 from .query import is_entity, model_of
 from .result import Result
 from .tracking import CLEAN, Owner
@@ -40,10 +42,16 @@ class Loader:
         """Return the objects of rows; those that are in the map are refreshed, except what was changed on them."""
         if not mapper.key_names:
             return [self._make_keyless(mapper, dict(zip(mapper.names, row))) for row in rows]
+        if len(rows) > GROUP:
+            parts = (self.load(mapper, rows[start : start + GROUP]) for start in range(0, len(rows), GROUP))
+            return list(itertools.chain.from_iterable(parts))
         known = self.identity_map.rows(mapper.model)
         names, key_in, decoders = mapper.names, mapper.key_in, mapper.decoders
         decode_key = [column.decode for column in mapper.key_columns] != [None] * len(mapper.key_columns)
-        reference, objects = weakref.ref, []
+        reference = weakref.ref
+        references: list[weakref.ref[Any]] = []
+        peers = Peers(references) if len(rows) > 1 else None
+        objects = []
         for row in rows:
             data = dict(zip(names, row))
             for name, decode, takes_null in decoders:
@@ -53,11 +61,14 @@ class Loader:
             key = mapper.key_of(data) if decode_key else key_in(row)
             found = known.get(key)
             instance = None if found is None else found()
-            if instance is not None:
+            if found is not None and instance is not None:
                 self.refresh(instance, data, mapper)
             else:
                 instance = self._make(mapper.model, data)
-                known[key] = reference(instance)
+                known[key] = found = reference(instance)
+            if peers is not None:
+                instance._peers = peers
+                references.append(found)
             objects.append(instance)
         return objects
 
@@ -112,10 +123,18 @@ class Loader:
     def by_keys(self, mapper: Mapper, keys: Sequence[Any]) -> list[Any]:
         """Return the objects of the rows with these keys, read now in a few statements."""
         objects = []
-        for part in chunks(keys, len(mapper.key_columns)):
+        for part in chunks(keys, len(mapper.key_columns), most=GROUP):
             params = [param for key in part for param in mapper.key_params(key)]
-            sql = f"{mapper.select} WHERE {in_clause(mapper, len(part))}"
+            sql = f"{mapper.select} WHERE {in_clause(mapper.key_columns, len(part))}"
             objects += self._read(mapper, sql, params, lambda: " by their keys")
+        return objects
+
+    def by_column(self, mapper: Mapper, name: str, values: Sequence[Any]) -> list[Any]:
+        """Return the objects of the rows that have one of these values in a column, read now in a few statements."""
+        objects, column = [], mapper.by_name[name]
+        for part in chunks(values, 1, most=GROUP):
+            sql = f"{mapper.select} WHERE {in_clause([column], len(part))}"
+            objects += self._read(mapper, sql, list(map(column.encoded_one, part)), lambda: f" by {name}")
         return objects
 
     def _read(self, mapper: Mapper, sql: str, params: Sequence[Any], how: Callable[[], str]) -> list[Any]:

@@ -17,7 +17,7 @@ from .tracking import MutableAccessor
 
 Convert = Callable[[Any], Any]
 
-BATCH = 500  # rows in a statement: SQLite takes them fastest in some hundreds at a time
+BATCH = 500  # rows in a statement that writes: SQLite takes them fastest in some hundreds at a time
 _MOST_PARAMETERS = 32_000  # SQLite's default limit is 32,766 (https://www.sqlite.org/limits.html)
 
 # Peewee's conversions, and the types that a value has when its conversion does nothing
@@ -139,7 +139,7 @@ class Mapper:
         self.unique = _unique_sets(meta)
         self.unique_names = frozenset(name for names in self.unique for name in names)
         self.referred = frozenset(field.rel_field.name for field in meta.backrefs)
-        self.where_key = " AND ".join(f"{column.sql} = {column.placeholder}" for column in self.key_columns)
+        self.where_key = where_equal(self.key_columns)
         self.select = f"SELECT {', '.join(column.sql for column in self.columns)} FROM {self.table}"
         self.select_by_key = f"{self.select} WHERE {self.where_key}"
         self.key_in = operator.itemgetter(*(self.names.index(name) for name in self.key_names or self.names))
@@ -149,6 +149,10 @@ class Mapper:
         """Return the type, int or str, that a key has when it needs no conversion; None when each key may need one."""
         only = self.key_columns[0] if len(self.key_columns) == 1 else None
         return only.native[0] if only is not None and only.native in ((int,), (str,)) and not only.decode else None
+
+    def is_moved_by(self, names: Iterable[str]) -> bool:
+        """Tell whether a change of these columns is one of what a row refers to."""
+        return any(field.name in names for field in self.foreign_keys)
 
     def statement(self, shape: Any, compile: Callable[[], str]) -> str:
         """Return the SQL of a shape of statement, compiled once."""
@@ -228,12 +232,16 @@ def quoted(engine: Engine, name: str) -> str:
     return engine.parse(peewee.Entity(name))[0]
 
 
-def in_clause(mapper: Mapper, count: int) -> str:
-    """Return the condition that a row has one of `count` keys; its parameters are those of the keys, in a row."""
-    if len(mapper.key_columns) == 1:
-        column = mapper.key_columns[0]
-        return f"{column.sql} IN ({', '.join([column.placeholder] * count)})"
-    return " OR ".join([f"({mapper.where_key})"] * count)
+def where_equal(columns: Iterable[Column]) -> str:
+    """Return the condition that a row has a value in each of these columns."""
+    return " AND ".join(f"{column.sql} = {column.placeholder}" for column in columns)
+
+
+def in_clause(columns: Sequence[Column], count: int) -> str:
+    """Return the condition that a row has one of `count` keys of these columns, whose parameters follow each other."""
+    if len(columns) == 1:
+        return f"{columns[0].sql} IN ({', '.join([columns[0].placeholder] * count)})"
+    return " OR ".join([f"({where_equal(columns)})"] * count)
 
 
 def chunks(items: Sequence[Any], width: int, most: int = BATCH) -> Iterable[Sequence[Any]]:

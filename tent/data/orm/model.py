@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import peewee
 from peewee import make_snake_case  # type: ignore[attr-defined]
 
-from . import mutable, tracking
+from . import accessors, many_to_many, mutable, tracking
 from .errors import InvalidRequestError, shown
+from .peers import Peers
 from .query import Alias, Raw, Select
 
 _Self = TypeVar("_Self", bound="ModelRoot")
@@ -92,16 +93,18 @@ class ModelMetadata(peewee.Metadata):
 
     def add_field(self, field_name: str, field: Any, set_attribute: bool = True) -> None:
         if not isinstance(field, (peewee.MetaField, peewee.DeferredForeignKey)):
-            field.accessor_class = tracking.accessor_for(field)
+            field.accessor_class = accessors.accessor_for(field)
             if isinstance(field, peewee.ForeignKeyField):
-                field.backref_accessor_class = tracking.BackrefAccessor
+                field.backref_accessor_class = accessors.BackrefAccessor
             self.direct = self.direct - {field_name} | ({field_name} if field.accessor_class in _DIRECT else set())
             self.mutable = frozenset(
                 self.mutable | {field_name} if field.accessor_class is _DIRECT[1] else self.mutable
             )
+        if isinstance(field, peewee.ManyToManyField):
+            many_to_many.prepare(field, self.model, field_name, ModelRoot)
         super().add_field(field_name, field, set_attribute)
         if isinstance(field, peewee.ForeignKeyField) and set_attribute:
-            setattr(self.model, field.object_id_name, tracking.ObjectIdAccessor(field))
+            setattr(self.model, field.object_id_name, accessors.ObjectIdAccessor(field))
         self.__dict__.pop("mappers", None)  # what was compiled for the former fields
         if isinstance(field, peewee.FieldDatabaseHook) and self.database is None:
             field._db_hook(_sqlite)  # type: ignore[attr-defined]
@@ -139,6 +142,8 @@ class ModelRoot(peewee.Model):
     _committed: Any = None
     _epoch: int = -1
     _given: Any = None
+    _peers: Peers | None = None
+    _along: Any = None
 
     class Meta:
         model_metadata_class = ModelMetadata
@@ -224,7 +229,8 @@ class ModelRoot(peewee.Model):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        state.pop("_owner", None)
+        for name in ("_owner", "_peers"):
+            state.pop(name, None)
         state["_committed"] = _MARKS.get(id(self._committed), self._committed)
         return state
 
@@ -264,8 +270,7 @@ def declarative_base() -> Any:
 def _set_by_name(instance: Any, name: str, value: Any) -> None:
     """Set what a constructor was given, if it is something that objects of the class let set."""
     descriptor = next((kind.__dict__[name] for kind in type(instance).__mro__ if name in kind.__dict__), None)
-    is_fixed = isinstance(descriptor, tracking.BackrefAccessor) or getattr(descriptor, "fset", descriptor) is None
-    if not hasattr(descriptor, "__set__") or is_fixed:
+    if not hasattr(descriptor, "__set__") or getattr(descriptor, "fset", descriptor) is None:
         raise TypeError(f"{type(instance).__name__} has no column {name!r}{_columns(instance)}.")
     setattr(instance, name, value)
 

@@ -11,9 +11,11 @@ import peewee
 from peewee import qualify_names  # type: ignore[attr-defined]
 
 from .blame import blaming
+from .cascading import Fallout, foresee
 from .change import Change
 from .engine import Engine
 from .errors import FlushError, StaleDataError
+from .identity import IdentityMap
 from .mapper import BATCH, Mapper, chunks, in_clause
 from .tracking import MISSING
 
@@ -26,9 +28,11 @@ class Persister:
     A statement that fails raises Peewee's error, which names the object.
     """
 
-    def __init__(self, database: Engine) -> None:
+    def __init__(self, database: Engine, identity_map: IdentityMap) -> None:
         self.database = database
+        self.identity_map = identity_map
         self.filled: list[Fill] = []
+        self.fallout: Fallout = {}
         self._postponed: frozenset[tuple[int, str]] = frozenset()
 
     def undo(self) -> None:
@@ -166,7 +170,10 @@ class Persister:
     # Deleting
 
     def delete(self, mapper: Mapper, changes: Sequence[Change]) -> None:
-        """Delete rows by their keys, 500 in a statement."""
+        """Delete rows by their keys, 500 in a statement. What the database does to others by that is in `fallout`."""
+        if mapper.referred:
+            rows = [dict(zip(mapper.referred, change.old(mapper.referred))) for change in changes]
+            foresee(self.database, self.identity_map, mapper.model, rows, self.fallout)
         if mapper.version is not None:
             sql = f"DELETE FROM {mapper.table} WHERE {_where_sql(mapper)}"
             blaming(
@@ -190,7 +197,8 @@ class Persister:
 
     def _delete(self, mapper: Mapper, changes: Sequence[Change]) -> None:
         sql = mapper.statement(
-            ("delete", len(changes)), lambda: f"DELETE FROM {mapper.table} WHERE {in_clause(mapper, len(changes))}"
+            ("delete", len(changes)),
+            lambda: f"DELETE FROM {mapper.table} WHERE {in_clause(mapper.key_columns, len(changes))}",
         )
         params = [param for change in changes for param in mapper.key_params(change.key)]
         _check_count(mapper, changes, self.database.fetch(sql, params).rowcount, "delete")

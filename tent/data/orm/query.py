@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import peewee
 
+from .accessors import eager_loading
 from .errors import ArgumentError, InvalidRequestError
 from .result import Result
-from .tracking import MISSING, eager_loading
+from .tracking import MISSING
 
 T = TypeVar("T")
 if TYPE_CHECKING:

@@ -7,9 +7,11 @@ Each object of a model carries
   `CLEAN` when nothing was changed, None while there is no row, `DELETED` when the row was deleted;
 - `_owner`: the `Owner`, through which it knows its session; None when it never had one;
 - `_epoch`: when its row was last read or written, in the count that its session keeps;
-- `_given`: on an object that has no row yet, the names that were set and not just filled with a default.
+- `_given`: on an object that has no row yet, the names that were set and not just filled with a default;
+- `_along`: on an object that has no row yet, the objects that refer to it and come along when it is added;
+- `_peers`: the `Peers` with which its row was read or written.
 
-The accessors in this module keep them.
+The accessors keep them: those of columns are in this module, those of relations in `accessors`.
 """
 
 from __future__ import annotations
@@ -18,16 +20,14 @@ import copy
 import datetime
 import decimal
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import peewee
 
 from . import mutable
-from .errors import DetachedInstanceError, UnloadedColumnError
+from .errors import UnloadedColumnError
 
 CLEAN: Mapping[str, Any] = MappingProxyType({})
 DELETED: Mapping[str, Any] = MappingProxyType({})
@@ -45,18 +45,6 @@ class _Missing:
 
 MISSING: Any = _Missing()
 
-_PLAIN_FIELDS = (
-    peewee.IntegerField,
-    peewee.FloatField,
-    peewee.DecimalField,
-    peewee.BooleanField,
-    peewee.CharField,
-    peewee.TextField,
-    peewee.UUIDField,
-    peewee.DateTimeField,
-    peewee.DateField,
-    peewee.TimeField,
-)
 # The types of which equal values can show differently: 0.0 and -0.0, and dicts and lists that have such in them
 _SHOWN_APART = (float, decimal.Decimal, datetime.datetime, datetime.time, dict, list, tuple)
 _IMMUTABLE = frozenset((str, int, float, bool, bytes, type(None), tuple, frozenset))
@@ -134,6 +122,13 @@ def changed_names(instance: Any) -> list[str]:
     ]
 
 
+def committed_value(instance: Any, name: str) -> Any:
+    """Return the value that the row of an object has in a column."""
+    committed = instance._committed or {}
+    value = committed[name] if name in committed else instance.__data__.get(name)
+    return None if value is MISSING else value
+
+
 def _is_transient(instance: Any) -> bool:
     return instance._committed is None and instance._owner is None
 
@@ -142,7 +137,7 @@ def _awaits_key(related: Any, key: Any) -> bool:
     return related is not None and key is None
 
 
-class _Tracked(peewee.FieldAccessor):
+class Tracked(peewee.FieldAccessor):
     """An accessor that keeps the committed value when the attribute is set."""
 
     def __set__(self, instance: Any, value: Any) -> None:
@@ -157,7 +152,7 @@ class _Tracked(peewee.FieldAccessor):
         instance.__data__[name] = value
 
 
-class ColumnAccessor(_Tracked):
+class ColumnAccessor(Tracked):
     """The accessor of a column whose values are immutable."""
 
     def __get__(self, instance: Any, instance_type: Any = None) -> Any:
@@ -166,7 +161,7 @@ class ColumnAccessor(_Tracked):
         try:
             return instance.__data__[self.name]
         except KeyError:
-            return _unset(instance, self.name)
+            return unset(instance, self.name)
 
 
 class MutableAccessor(ColumnAccessor):
@@ -183,7 +178,7 @@ class MutableAccessor(ColumnAccessor):
         if type(value) is dict or type(value) is list:
             value = instance.__data__[self.name] = mutable.tie(value, instance, self.name, _will_change)
         elif not mutable.is_tied(value):
-            _keep_copy(instance, self.name, value)
+            keep_copy(instance, self.name, value)
         return value
 
     def __set__(self, instance: Any, value: Any) -> None:
@@ -192,7 +187,7 @@ class MutableAccessor(ColumnAccessor):
         super().__set__(instance, value)
 
 
-class _OtherAccessor:
+class OtherAccessor:
     """Mixed into an accessor of another making (Peewee's BigBitField, a user's own): its behaviour, and tracking.
 
     What it hands out may be changed in place, so a copy is kept when it is read or set, to compare with at the flush.
@@ -202,142 +197,22 @@ class _OtherAccessor:
 
     def __get__(self, instance: Any, instance_type: Any = None) -> Any:
         if instance is not None:
-            _keep_copy(instance, self.name, instance.__data__.get(self.name))
+            keep_copy(instance, self.name, instance.__data__.get(self.name))
         return super().__get__(instance, instance_type)  # type: ignore[misc]
 
     def __set__(self, instance: Any, value: Any) -> None:
         if instance._committed is None:
             instance._given.add(self.name)
-        _keep_copy(instance, self.name, instance.__data__.get(self.name))
+        keep_copy(instance, self.name, instance.__data__.get(self.name))
         super().__set__(instance, value)  # type: ignore[misc]
 
 
-class ForeignKeyAccessor(_Tracked, peewee.ForeignKeyAccessor):
-    """The accessor of a foreign key: a related object, or its key, is set; the related object is read."""
-
-    def __get__(self, instance: Any, instance_type: Any = None) -> Any:
-        if instance is None:
-            return self.field
-        if self.name in instance.__rel__:
-            return instance.__rel__[self.name]
-        key = instance.__data__.get(self.name, MISSING)
-        if key is MISSING:
-            return _unset(instance, self.name)
-        if key is None or not self.field.lazy_load:
-            return key
-        session = session_of(instance)
-        if session is None:
-            if instance._meta.database is not None:
-                # Its model is bound to a database: Peewee's own way.
-                return super().__get__(instance, instance_type)  # type: ignore[no-untyped-call]
-            raise _without_session(instance, self.name, f"its key can be read as {self.field.object_id_name!r}")
-        return session._execution.related(instance, self.field, key)
-
-    def __set__(self, instance: Any, value: Any) -> None:
-        name, related = self.name, instance.__rel__
-        if not isinstance(value, peewee.Model):
-            super().__set__(instance, value)
-            if name in related and (value is None or not self._is_key_of(value, related[name])):
-                del related[name]
-            return
-        if not isinstance(value, self.rel_model):
-            raise TypeError(
-                f"{type(instance).__name__}.{name} takes a {self.rel_model.__name__} or its key, not {value!r}."
-            )
-        key = value.__data__.get(self.field.rel_field.name)
-        super().__set__(instance, key)
-        if key is None:
-            _keep_copy(instance, name, None)
-        related[name] = value
-
-    def _is_key_of(self, key: Any, related: Any) -> bool:
-        return related is not None and bool(related.__data__.get(self.field.rel_field.name) == key)
-
-
-class ObjectIdAccessor(peewee.ObjectIdAccessor):
-    """The accessor of the key in a foreign key: `note.person_id`."""
-
-    def __get__(self, instance: Any, instance_type: Any = None) -> Any:
-        if instance is not None and self.field.name not in instance.__data__:
-            return _unset(instance, self.field.name)
-        return super().__get__(instance, instance_type)  # type: ignore[no-untyped-call]
-
-
-class BackrefAccessor(peewee.BackrefAccessor):
-    """The other side of a foreign key: a query for the objects that refer to this one."""
-
-    def __get__(self, instance: Any, instance_type: Any = None) -> Any:
-        if instance is None:
-            return self
-        session = session_of(instance)
-        at, loaded = instance.__dict__.get("_eager", {}).get(self.field.backref, (None, None))
-        if loaded is not None and (session is None or at == session._unit.moment()):
-            return loaded
-        if session is None:
-            if instance._meta.database is not None:
-                return super().__get__(instance, instance_type)  # type: ignore[no-untyped-call]
-            raise _without_session(instance, self.field.backref, "or query the objects themselves")
-        return session.query(self.field.model).where(self.field == instance)
-
-    def __set__(self, instance: Any, value: Any) -> None:
-        """Take what Peewee's prefetch or with_related has loaded; it counts until something is written or ends."""
-        if not _eager_loading.get():
-            backref, field = self.field.backref, self.field
-            raise AttributeError(
-                f"{type(instance).__name__}.{backref} is a query, to which nothing can be assigned. Set "
-                f"{field.model.__name__}.{field.name} of the objects in its place."
-            )
-        session = session_of(instance)
-        moment = None if session is None else session._unit.moment()
-        instance.__dict__.setdefault("_eager", {})[self.field.backref] = (moment, value)
-
-
-_eager_loading: ContextVar[bool] = ContextVar("eager loading", default=False)
-
-
-@contextmanager
-def eager_loading() -> Iterator[None]:
-    """Let Peewee set what it has loaded for a backref."""
-    token = _eager_loading.set(True)
-    try:
-        yield
-    finally:
-        _eager_loading.reset(token)
-
-
-def accessor_for(field: peewee.Field[Any]) -> type[peewee.FieldAccessor]:
-    """Return the class of the accessor that tracks a field."""
-    own: type[peewee.FieldAccessor] = field.accessor_class
-    if issubclass(own, (_Tracked, _OtherAccessor)):
-        return own
-    if own is peewee.ForeignKeyAccessor:
-        return ForeignKeyAccessor
-    if own is peewee.FieldAccessor:
-        return ColumnAccessor if _is_plain(field) else MutableAccessor
-    return type(own.__name__, (_OtherAccessor, own), {})
-
-
-def _is_plain(field: peewee.Field[Any]) -> bool:
-    """Tell whether the values of a field are immutable: it is one of Peewee's plain ones, converting as they do."""
-    kind = type(field)
-    return isinstance(field, _PLAIN_FIELDS) and all(
-        getattr(kind, method).__module__ == "peewee" for method in ("python_value", "adapt")
-    )
-
-
-def _unset(instance: Any, name: str) -> Any:
+def unset(instance: Any, name: str) -> Any:
     if instance._committed is None:
         return None
     raise UnloadedColumnError(
         f"{type(instance).__name__}.{name} was not loaded: the query that gave this object selected other columns. "
         f"Select {name!r} too, or load the whole object with session.refresh(obj) or a query of all its columns."
-    )
-
-
-def _without_session(instance: Any, name: str, alternative: str) -> DetachedInstanceError:
-    return DetachedInstanceError(
-        f"{instance!r} is {state_of(instance)}: it belongs to no open session, so {name!r} can't be loaded. Read it "
-        f"while the session is open, or add the object to a session first; {alternative}."
     )
 
 
@@ -350,7 +225,7 @@ def _will_change(root: mutable.Root) -> None:
         note_change(instance, name, mutable.plain(root.value))
 
 
-def _keep_copy(instance: Any, name: str, value: Any) -> None:
+def keep_copy(instance: Any, name: str, value: Any) -> None:
     committed = instance._committed
     if committed is not None and committed is not DELETED and name not in committed:
         note_change(instance, name, copy.deepcopy(value))

@@ -94,7 +94,7 @@ class Transaction:
     def _write(self, plan: Plan) -> None:
         savepoint = self.database.savepoint() if self.scopes else None
         self.begin()
-        persister, log = Persister(self.database), self.scopes[-1].log
+        persister, log = Persister(self.database, self.unit.identity_map), self.scopes[-1].log
         start = len(log)
         try:
             if savepoint is not None:

@@ -13,7 +13,8 @@ from typing import Any
 
 import peewee
 
-from .change import Change, committed_value
+from .cascading import CASCADE, SET_DEFAULT, Fallout, action, affected
+from .change import Change
 from .engine import Engine
 from .errors import FlushError, InvalidRequestError
 from .history import Deleted, Inserted, Step, Updated, restore
@@ -21,8 +22,10 @@ from .identity import IdentityMap
 from .loading import Loader
 from .mapper import Mapper
 from .ordering import Plan
+from .peers import Peers
 from .persister import Fill, Persister
-from .tracking import CLEAN, DELETED, Owner, changed_names, session_of
+from .relation import along
+from .tracking import CLEAN, DELETED, Owner, changed_names, committed_value, session_of
 
 Books = dict[int, Any]
 
@@ -39,7 +42,10 @@ class UnitOfWork:
         self.dirty: Books = {}
         self.deleted: Books = {}  # marked; a flush deletes their rows
         self.gone: Books = {}  # their rows are deleted, in the open transaction
-        self.writings = 0
+        self.unsettled: set[Any] = set()  # models of which what is pending lets rows come, go or move
+        self._writings = 0
+        self._statements = 0
+        self._moves: dict[Any, int] = {}
         self.pending: dict[Any, Any] = {}  # new objects that were added with a key, by model and key
 
     # Registering
@@ -54,11 +60,14 @@ class UnitOfWork:
                 found[id(one)] = one
                 if one.__rel__:
                     waiting.extend(self._reachable(one, one.__rel__))
+                if one._along is not None:
+                    waiting.extend(along(one))
         for one in found.values():
             one._owner, one._committed = self.owner, None
             if one._given is None:
                 one._given = set(one.__data__)
             self.new[id(one)] = one
+            self.unsettled.add(type(one))
             self.register_key(one)
         return list(found.values())
 
@@ -95,8 +104,17 @@ class UnitOfWork:
     def register_dirty(self, instance: Any) -> None:
         self.dirty[id(instance)] = instance
 
+    def register_moved(self, instance: Any) -> None:
+        """Note that a foreign key of an object was set."""
+        self.unsettled.add(type(instance))
+
+    def is_unsettled(self, model: Any) -> bool:
+        """Return whether what is pending lets rows of a model come, go or move, but for those that are deleted."""
+        return model in self.unsettled
+
     def register_deleted(self, instance: Any) -> None:
         self.deleted[id(instance)] = instance
+        self.unsettled |= affected(type(instance))
 
     def register_reachable(self) -> list[Any]:
         """Take in the transient objects that objects of the session refer to by now, and return them."""
@@ -122,6 +140,7 @@ class UnitOfWork:
         for books in (self.new, self.dirty, self.deleted, self.gone):
             books.pop(id(instance), None)
         instance._owner = None
+        self.note_moves(type(instance))
 
     def expunge_all(self) -> None:
         """Let go of all objects, in a few steps however many there are."""
@@ -219,7 +238,7 @@ class UnitOfWork:
         """
         switched = set(map(id, plan.switched))
         updates = [change for change in plan.updates if id(change) not in switched]
-        self.note_writing()
+        self._note_plan(plan)
         for change in plan.switched:
             plan.new.setdefault(change.mapper, []).append(change.instance)
         new = {id(instance) for instances in plan.new.values() for instance in instances}
@@ -242,8 +261,10 @@ class UnitOfWork:
         self._follow(moved, log)
         for mapper, instances in plan.new.items():
             self._settle_new(mapper, instances, filled.get(mapper, ()), log)
+        self.settle_fallout(persister.fallout, log)
         self.tidy()
         self.pending.clear()
+        self.unsettled.clear()
 
     def tidy(self) -> None:
         """Take those out of the dirty objects that have their committed values again."""
@@ -268,9 +289,13 @@ class UnitOfWork:
             if key is not None:
                 self.identity_map.add(mapper.model, key, instance)
             instance._committed, instance._given, instance._epoch = CLEAN, None, self.loader.epoch
+            if instance._along is not None:
+                instance._along = None
             del self.new[number]
             if self.gone.pop(number, None) is not None:
                 step.gone.add(number)
+        if len(instances) > 1 and mapper.key_names:
+            Peers.of(instances)
 
     def settle_updated(self, instance: Any, mapper: Mapper, former: dict[str, Any], log: list[Step]) -> None:
         """Note that the row has an object's values now; `former` has those that it had before, of what changed."""
@@ -287,9 +312,9 @@ class UnitOfWork:
         """Let objects follow the rows that they refer to, when the key that they do it by has changed."""
         for field, keys in moved.items():
             mapper = self.loader.mapper(field.model)
-            for child in self.identity_map.objects(field.model):
-                key = child.__data__.get(field.name)
-                if key in keys and field.name not in child._committed:
+            for child in self.identity_map.referring(field.model, field.name, keys):
+                key = child.__data__[field.name]
+                if field.name not in child._committed:
                     child.__data__[field.name] = keys[key]
                     self.settle_updated(child, mapper, {field.name: key}, log)
 
@@ -297,12 +322,37 @@ class UnitOfWork:
         """Note that the row of an object is deleted."""
         step = Deleted(mapper, instance, self.identity_of(instance)[1])
         log.append(step)
-        self.note_deletion(mapper.model)
+        self.note_moves(mapper.model)
         self.identity_map.discard(mapper.model, step.key, instance)
         for books in (self.dirty, self.deleted):
             books.pop(id(instance), None)
         instance._committed = DELETED
         self.gone[id(instance)] = instance
+
+    def settle_fallout(self, fallout: Fallout, log: list[Step]) -> None:
+        """Note what the database has done to the rows that referred to deleted ones."""
+        for field, values in fallout.items():
+            self.note_moves(field.model)
+            children = self.identity_map.referring(field.model, field.name, values)
+            if action(field) == CASCADE:
+                for child in children:
+                    self.settle_deleted(child, self.loader.mapper(field.model), log)
+            else:
+                self._settle_parted(field, children, log)
+
+    def _settle_parted(self, field: Any, children: Sequence[Any], log: list[Step]) -> None:
+        """Note that the database has put NULL, or the default, into a foreign key of objects."""
+        mapper, name = self.loader.mapper(field.model), field.name
+        children = [child for child in children if name not in child._committed]
+        former = [child.__data__[name] for child in children]
+        if action(field) == SET_DEFAULT:
+            self.loader.by_keys(mapper, [self.identity_of(child)[1] for child in children])
+        else:
+            for child in children:
+                child.__data__[name] = None
+                child.__rel__.pop(name, None)
+        for child, key in zip(children, former):
+            self.settle_updated(child, mapper, {name: key}, log)
 
     def _take_copies(self, data: dict[str, Any], mapper: Mapper, names: Iterable[str]) -> None:
         """Part the values that were written from the dicts and lists that the program may go on changing."""
@@ -321,18 +371,29 @@ class UnitOfWork:
         instance._committed = CLEAN
         self.dirty.pop(id(instance), None)
 
-    def note_writing(self) -> None:
-        """Note that rows were written: what was loaded eagerly before counts no longer."""
-        self.writings += 1
+    # What is known of relations, and until when
 
-    def note_deletion(self, model: Any) -> None:
-        """Note that rows of a model were deleted, by which the database may delete or null rows of others."""
-        if any(field.on_delete for field in model._meta.backrefs):
-            self.loader.epoch += 1  # `get` reads them again
+    def note_statement(self) -> None:
+        """Note that a statement of the program's own has written rows, whichever these are."""
+        self._statements += 1
 
-    def moment(self) -> tuple[int, int]:
+    def note_moves(self, model: Any) -> None:
+        """Note that rows of a model have come, gone or moved."""
+        self._moves[model] = self._moves.get(model, 0) + 1
+
+    def _note_plan(self, plan: Plan) -> None:
+        self._writings += 1
+        moving = {change.mapper.model for change in plan.updates if change.mapper.is_moved_by(change.names)}
+        for model in {mapper.model for mapper in plan.new} | {c.mapper.model for c in plan.deletes} | moving:
+            self.note_moves(model)
+
+    def moment(self) -> tuple[int, int, int]:
         """Return what changes whenever something is written, or a transaction ends."""
-        return self.loader.epoch, self.writings
+        return self.loader.epoch, self._statements, self._writings
+
+    def moment_of(self, model: Any) -> tuple[int, int, int]:
+        """Return what changes whenever rows of a model may have come, gone or moved, or a transaction ends."""
+        return self.loader.epoch, self._statements, self._moves.get(model, 0)
 
     def end_transaction(self) -> None:
         """What was read or written until now may be out of date from now on."""

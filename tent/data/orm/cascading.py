@@ -1,0 +1,66 @@
+"""What a database does by itself to rows that refer to deleted ones (`on_delete`), and the session has to know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from .engine import Engine
+from .identity import IdentityMap
+from .mapper import Mapper, chunks, in_clause, mapper_of
+from .peers import GROUP
+
+CASCADE, SET_NULL, SET_DEFAULT = "CASCADE", "SET NULL", "SET DEFAULT"
+
+Fallout = dict[Any, set[Any]]  # foreign keys, and the values by which rows referred to what was deleted
+
+
+def action(field: Any) -> str | None:
+    """Return what the database does to rows whose foreign key refers to a deleted row; None if it does nothing."""
+    what = (field.on_delete or "").upper()
+    return what if what in (CASCADE, SET_NULL, SET_DEFAULT) else None
+
+
+def affected(model: Any) -> set[Any]:
+    """Return the models whose rows the database may delete or change when rows of a model are deleted."""
+    found: set[Any] = set()
+    waiting = [model]
+    while waiting:
+        for field in waiting.pop()._meta.backrefs:
+            if action(field) and field.model not in found:
+                found.add(field.model)
+                if action(field) == CASCADE:
+                    waiting.append(field.model)
+    return found
+
+
+def foresee(
+    database: Engine, identity_map: IdentityMap, model: Any, rows: Iterable[Mapping[str, Any]], fallout: Fallout
+) -> None:
+    """Add to a fallout what comes of deleting rows of a model, which are about to be deleted.
+
+    Of the rows only the columns count that others refer to. Nothing is read, unless objects are in the session that
+    refer to rows which go along with these: then the keys of those rows are.
+    """
+    if not database.enforces_foreign_keys:
+        return
+    waiting: list[tuple[Any, Iterable[Mapping[str, Any]]]] = [(model, list(rows))]
+    while waiting:
+        model, rows = waiting.pop()
+        for field in filter(action, model._meta.backrefs):
+            fresh = {row[field.rel_field.name] for row in rows} - fallout.get(field, set()) - {None}
+            if fresh:
+                fallout.setdefault(field, set()).update(fresh)
+                if action(field) == CASCADE and any(map(identity_map.has, affected(field.model))):
+                    waiting.append((field.model, list(_rows(database, field, list(fresh)))))
+
+
+def _rows(database: Engine, field: Any, values: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
+    """Go through the rows that refer to these values, with the columns by which others refer to them."""
+    mapper: Mapper = mapper_of(field.model, database)
+    columns = [mapper.by_name[name] for name in sorted(mapper.referred)]
+    key = mapper.by_name[field.name]
+    for part in chunks(values, 1, most=GROUP):
+        sql = f"SELECT {', '.join(c.sql for c in columns)} FROM {mapper.table} WHERE {in_clause([key], len(part))}"
+        for row in database.fetch(sql, list(map(key.encoded_one, part))).rows:
+            yield {column.name: column.decoded(value) for column, value in zip(columns, row)}

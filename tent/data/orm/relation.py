@@ -1,0 +1,153 @@
+"""What refers to an object: by a foreign key of its own, or, many-to-many, through the rows of a model in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import peewee
+
+from .errors import ArgumentError, InvalidRequestError
+
+
+class Relation:
+    """How the objects that an attribute (`user.profiles`, `post.tags`) stands for are known.
+
+    `source` is the foreign key to the object that has the attribute. It is a key of the objects themselves or, when
+    there is a `target`, of links: objects of a model in between, whose other foreign key `target` is.
+    """
+
+    __slots__ = ("name", "source", "target")
+
+    def __init__(self, name: str, source: Any, target: Any = None) -> None:
+        self.name = name
+        self.source = source
+        self.target = target
+
+    @property
+    def model(self) -> Any:
+        """The model of the related objects."""
+        return self.source.model if self.target is None else self.target.rel_model
+
+    def join(self, instance: Any, value: Any) -> Any:
+        """Relate something to an object, and return what has to be saved for it: the thing itself, or a new link."""
+        if self.target is not None:
+            if isinstance(value, peewee.Model) and not isinstance(value, self.model):
+                raise self._unfit(instance, value)
+            return self.source.model(**{self.source.name: instance, self.target.name: value})
+        if not isinstance(value, self.model):
+            raise self._unfit(instance, value)
+        setattr(value, self.source.name, instance)
+        return value
+
+    def part(self, instance: Any, child: Any) -> None:
+        """Let an object refer to another one no more. Raises `InvalidRequestError` where it must refer to one."""
+        if not self.refers(child, instance):
+            raise ArgumentError(f"{child!r} can't be removed from {instance!r}.{self.name}: it is not in it.")
+        if not self.source.null and child._committed is not None:
+            raise InvalidRequestError(
+                f"{child!r} can't be removed from {instance!r}.{self.name}: its {self.source.name} can't be null. "
+                "Delete it (session.delete(obj)), or let it refer to another one."
+            )
+        setattr(child, self.source.name, None)
+
+    def related(self, children: Iterable[Any]) -> list[Any]:
+        """Return the objects themselves, of objects or links that refer to one."""
+        if self.target is None:
+            return list(children)
+        found = (getattr(link, self.target.name) for link in children)
+        return [instance for instance in found if instance is not None]
+
+    def refers(self, child: Any, instance: Any) -> bool:
+        """Tell whether an object, or a link, refers to an object."""
+        if not isinstance(child, self.source.model):
+            return False
+        related = child.__rel__.get(self.source.name)
+        if related is not None:
+            return related is instance
+        key = child.__data__.get(self.source.name)
+        return key is not None and bool(key == instance.__data__.get(self.source.rel_field.name))
+
+    def marks(self, value: Any) -> set[Any]:
+        """Return what tells that a link is one to this object, or key; of a link, what it is one to."""
+        if isinstance(value, self.source.model):
+            value = value.__rel__.get(self.target.name) or value.__data__.get(self.target.name)
+        if not isinstance(value, peewee.Model):
+            return {("key", self.target.rel_field.python_value(value))}
+        key = value.__data__.get(self.target.rel_field.name)
+        return {("object", id(value)), ("key", key)} if key is not None else {("object", id(value))}
+
+    def _unfit(self, instance: Any, value: Any) -> ArgumentError:
+        return ArgumentError(
+            f"{type(instance).__name__}.{self.name} takes objects of {self.model.__name__}, not {value!r}."
+        )
+
+
+class Along:
+    """What a new object is given before it is in a session, and comes along when it is added to one.
+
+    It stands for `user.profiles`, or `post.tags`, until then.
+    """
+
+    def __init__(self, instance: Any, relation: Relation) -> None:
+        self._instance = instance
+        self._relation = relation
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._relation.related(self._children()))
+
+    def __len__(self) -> int:
+        return len(self._children())
+
+    def __repr__(self) -> str:
+        return f"<{type(self._instance).__name__}.{self._relation.name} of a new object: {list(self)!r}>"
+
+    def add(self, *values: Any) -> None:
+        """Add objects."""
+        for value in items(values):
+            child = self._relation.join(self._instance, value)
+            self._instance._along = [*(one for one in self._instance._along or () if one is not child), child]
+
+    def remove(self, *values: Any) -> int:
+        """Take objects out again, and return how many there were."""
+        relation, wanted = self._relation, items(values)
+        if relation.target is not None:
+            marks = set().union(*map(relation.marks, wanted))
+            wanted = [link for link in self._children() if relation.marks(link) & marks]
+        return self._drop(wanted)
+
+    def clear(self) -> int:
+        """Take all out again, and return how many there were."""
+        return self._drop(self._children())
+
+    def replace(self, values: Any) -> None:
+        """Have these objects in the place of those that there are."""
+        self.clear()
+        self.add(values)
+
+    def _children(self) -> list[Any]:
+        return [child for child in along(self._instance) if self._relation.refers(child, self._instance)]
+
+    def _drop(self, children: list[Any]) -> int:
+        for child in children:
+            if self._relation.target is None:
+                self._relation.part(self._instance, child)
+        dropped = set(map(id, children))
+        self._instance._along = [child for child in self._instance._along or () if id(child) not in dropped]
+        return len(children)
+
+
+def along(instance: Any) -> list[Any]:
+    """Return the objects that were given to a new object, and refer to it still."""
+    return [child for child in instance._along or () if any(related is instance for related in child.__rel__.values())]
+
+
+def items(values: Iterable[Any]) -> list[Any]:
+    """Return arguments as one list: each may be an object, a key, or several of them (a list, a query …)."""
+    found: list[Any] = []
+    for value in values:
+        if isinstance(value, (peewee.Model, str, bytes)) or not isinstance(value, Iterable):
+            found.append(value)
+        else:
+            found += value
+    return found
