@@ -20,6 +20,7 @@ ROOMS = [
     "user",
     "dbm",
     "orm.running",
+    "orm.listening",
     "orm.session",
     "orm.execution",
     "orm.related",
@@ -27,6 +28,7 @@ ROOMS = [
     "orm.bulk",
     "orm.merging",
     "orm.transaction",
+    "orm.events",
     "orm.flush",
     "orm.unit_of_work",
     "orm.history",
@@ -48,11 +50,13 @@ ROOMS = [
     "orm.result",
     "orm.peers",
     "orm.tracking",
+    "orm.version",
     "orm.mutable",
     "orm.guard",
     "orm.connecting",
     "orm.memory",
     "orm.engine",
+    "orm.hooks",
     "orm.config",
     "orm.errors",
 ]
@@ -153,6 +157,8 @@ def test_the_door_offers_this() -> None:
         # models
         "Base",
         "TableMixin",
+        "UpdatedAtField",
+        "Version",
         "VersionField",
         "declarative_base",
         # sessions
@@ -165,6 +171,10 @@ def test_the_door_offers_this() -> None:
         "run_transaction",
         "scoped_session",
         "transaction",
+        # hooks
+        "listen",
+        "listens_for",
+        "unlisten",
         # errors
         "ArgumentError",
         "CircularDependencyError",

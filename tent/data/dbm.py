@@ -54,6 +54,12 @@ SESSIONS
 
     `make_transient(obj)` makes an object a new one, whose row is yet to be inserted: a copy of the row that it had.
 
+HOOKS
+    `listen(target, name, function)`, or `@listens_for(target, name)` above the function, has it called at an event:
+    `before_flush`, `after_flush`, `before_commit`, `after_commit` or `after_rollback` of a session, or of all sessions
+    of an engine; `before_insert`, `before_update`, `before_delete`, and the same with `after_`, of a model's objects.
+    `unlisten` ends it. `help(dbm.listen)` has the rules.
+
 ERRORS
     What the database refuses raises Peewee's errors (`peewee.IntegrityError` …), which name the object. The others
     are here, and `help('tent.data.orm.errors')` draws their tree.
@@ -78,13 +84,14 @@ from tent.data.orm.errors import (
     UnmappedInstanceError,
     UnsavedChangesWarning,
 )
-from tent.data.orm.mapper import VersionField
+from tent.data.orm.listening import listen, listens_for, unlisten
 from tent.data.orm.model import Base, TableMixin, declarative_base
 from tent.data.orm.query import Query
 from tent.data.orm.result import Result
 from tent.data.orm.running import ScopedSession, open_session, run_transaction, scoped_session, transaction
 from tent.data.orm.schema import install_tables, uninstall_tables
 from tent.data.orm.session import Session, make_transient
+from tent.data.orm.version import UpdatedAtField, Version, VersionField
 
 __all__ = [
     "ArgumentError",
@@ -109,14 +116,19 @@ __all__ = [
     "UnloadedColumnError",
     "UnmappedInstanceError",
     "UnsavedChangesWarning",
+    "UpdatedAtField",
+    "Version",
     "VersionField",
     "connect",
     "declarative_base",
     "install_tables",
+    "listen",
+    "listens_for",
     "make_transient",
     "open_session",
     "run_transaction",
     "scoped_session",
     "transaction",
     "uninstall_tables",
+    "unlisten",
 ]

@@ -81,10 +81,11 @@ def name_stale(database: Engine, error: StaleDataError, changes: Sequence[Change
         rows = database.fetch(sql, mapper.key_params(change.key)).rows
         if not rows:
             return StaleDataError(f"{error} The row of {change.instance!r} is gone. {_REMEDY}", change.instance)
-        if mapper.version and rows[0][0] != change.version:
+        version = checked.decoded(rows[0][0])
+        if mapper.version and version != change.version:
             return StaleDataError(
                 f"{error} {change.instance!r} was loaded with {mapper.version} {change.version}, and its row has "
-                f"{rows[0][0]} now. {_REMEDY}",
+                f"{version} now. {_REMEDY}",
                 change.instance,
             )
     return error

@@ -21,6 +21,8 @@ from typing import Any
 import peewee
 from playhouse.pool import PooledSqliteDatabase
 
+from .hooks import Listeners
+
 statements = logging.getLogger("tent.data.sql")
 
 
@@ -97,6 +99,7 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
             path, pragmas=pragmas, max_connections=None, lock_type="IMMEDIATE", check_same_thread=False, uri=False
         )
         self.timeout = timeout
+        self.listeners = Listeners()  # to the events of all its sessions
         self._forks = _forks
         _engines.add(self)
         if echo:

@@ -42,11 +42,7 @@ class Execution:
     def prepare(self) -> None:
         """Write what is pending, so that a query finds it."""
         self.transaction.check()
-        if (
-            not self.autoflush
-            or self.transaction.is_flushing
-            or not (self.unit.new or self.unit.dirty or self.unit.deleted)
-        ):
+        if not self.autoflush or self.transaction.is_flushing or not self.unit.has_pending():
             return
         try:
             self.transaction.flush()
@@ -157,13 +153,15 @@ class Execution:
         """Refuse to lock the row of an object that has a version, and another one than its row."""
         version = None if instance is None or mapper.version is None else instance.__data__.get(mapper.version)
         if version is not None:
-            sql = f"SELECT {mapper.by_name[mapper.version].sql} FROM {mapper.table} WHERE {mapper.where_key}"
-            rows = self.database.fetch(sql, mapper.key_params(key)).rows
-            if rows and rows[0][0] != version:
-                raise StaleDataError(
-                    f"{instance!r} was loaded with {mapper.version} {version}, and its row has {rows[0][0]} by now.",
-                    instance,
-                )
+            column = mapper.by_name[mapper.version]
+            sql = f"SELECT {column.sql} FROM {mapper.table} WHERE {mapper.where_key}"
+            for (found,) in self.database.fetch(sql, mapper.key_params(key)).rows:
+                if column.decoded(found) != version:
+                    raise StaleDataError(
+                        f"{instance!r} was loaded with {mapper.version} {version}, and its row has "
+                        f"{column.decoded(found)} by now.",
+                        instance,
+                    )
 
     def _let_go(self, mapper: Any, instance: Any) -> None:
         """Let go of an object whose row is gone; in a transaction, until a rollback brings it back."""

@@ -128,6 +128,55 @@ class Deleted(Step):
                 unit.revert(instance)
 
 
+class Snapshot:
+    """The new, changed and deleted objects of a session as they are before listeners may change them."""
+
+    def __init__(self, unit: Any) -> None:
+        self._unit = unit
+        self._books = [dict(books) for books in (unit.new, unit.dirty, unit.deleted)]
+        self._states = [_State(unit, instance) for instance in {**unit.new, **unit.dirty, **unit.deleted}.values()]
+
+    def restore(self) -> None:
+        """Let all be as it was, what listeners have added, changed or let go of included."""
+        unit = self._unit
+        new, dirty, _ = self._books
+        for instance in [instance for number, instance in unit.new.items() if number not in new]:
+            unit.cancel_new(instance)
+        for instance in [instance for number, instance in unit.dirty.items() if number not in dirty]:
+            unit.revert(instance)
+        for books, former in zip((unit.new, unit.dirty, unit.deleted), self._books):
+            books.clear()
+            books.update(former)
+        for state in self._states:
+            state.restore(unit)
+
+
+class _State:
+    """What an object is."""
+
+    def __init__(self, unit: Any, instance: Any) -> None:
+        self._instance = instance
+        self._mutable = unit.loader.mapper(type(instance)).mutable
+        self._data = dict(instance.__data__)
+        self._data.update((name, plain(self._data[name])) for name in self._mutable if name in self._data)
+        self._related = dict(instance.__rel__)
+        committed, given = instance._committed, instance._given
+        self._committed = dict(committed) if committed else committed
+        self._given = None if given is None else set(given)
+
+    def restore(self, unit: Any) -> None:
+        instance, now = self._instance, self._instance.__data__
+        kept = {name: now[name] for name in self._mutable if name in now and now[name] == self._data.get(name)}
+        now.clear()
+        now.update(self._data, **kept)
+        instance.__rel__.clear()
+        instance.__rel__.update(self._related)
+        instance._committed, instance._given, instance._owner = self._committed, self._given, unit.owner
+        if self._committed is not None:
+            mapper, key = unit.identity_of(instance)
+            unit.identity_map.add(mapper.model, key, instance)
+
+
 def take_back(unit: Any, log: Sequence[Step], keep: bool = False) -> None:
     """Undo the steps of a log, the last first; unless `keep`, also what is yet to be flushed.
 

@@ -14,6 +14,7 @@ import peewee
 from .engine import Engine
 from .errors import InvalidRequestError, shown
 from .tracking import MutableAccessor
+from .version import Version
 
 Convert = Callable[[Any], Any]
 
@@ -135,7 +136,7 @@ class Mapper:
         self.names_but_generated = tuple(name for name in self.names if name != self.generated)
         self.optional = [c.name for c in self.columns if c.has_default or c.name == self.generated]
         self.foreign_keys = [field for field in meta.sorted_fields if isinstance(field, peewee.ForeignKeyField)]
-        self.version = next((f.name for f in meta.sorted_fields if isinstance(f, VersionField)), None)
+        self.version: str | None = next((c.name for c in self.columns if isinstance(c.field, Version)), None)
         self.unique = _unique_sets(meta)
         self.unique_names = frozenset(name for names in self.unique for name in names)
         self.referred = frozenset(field.rel_field.name for field in meta.backrefs)
@@ -207,17 +208,6 @@ class Mapper:
         return InvalidRequestError(f"{shown(key)} is no key of {self.model.__name__}, whose key columns are {names}.")
 
 
-class VersionField(peewee.IntegerField):
-    """A column that counts the updates of its row, so that a write over somebody else's change is noticed.
-
-    It starts at 1. An update or delete of an object whose row has another version raises `StaleDataError`.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("default", 1)
-        super().__init__(*args, **kwargs)
-
-
 def mapper_of(model: Any, engine: Engine) -> Mapper:
     """Return the mapper of a model on the kind of an engine, made once."""
     mappers = model._meta.__dict__.setdefault("mappers", {})
@@ -278,10 +268,11 @@ def _reader(field: Any, engine: Engine) -> Convert:
     if isinstance(field, peewee.JSONField):
         loads = field._loads  # type: ignore[attr-defined]
         return engine.json_methods(engine).make_value_reader(loads)  # type: ignore[no-any-return]
-    parse = _ISO.get(type(field))
-    if parse is None or field.formats is not type(field).formats:
-        return field.python_value  # type: ignore[no-any-return]
+    kind: Any = type(field)
     convert = field.python_value
+    parse = next((parse for base, parse in _ISO.items() if isinstance(field, base) and kind.adapt is base.adapt), None)
+    if parse is None or field.formats is not kind.formats or kind.python_value is not peewee.Field.python_value:
+        return convert  # type: ignore[no-any-return]
 
     def read(value: Any) -> Any:
         # Ten times as fast as Peewee's strptime, which still gets what is in none of the ISO forms.

@@ -165,7 +165,8 @@ class Persister:
             raise FlushError(f"{change.instance!r} has no version: {version!r} is None. Set it, or load it again.")
         if version not in change.names:
             change.names += (version,)
-            self.fill(change.instance, version, change.version + 1)
+            following = change.mapper.by_name[version].field.following
+            self.fill(change.instance, version, following(change.version))
 
     # Deleting
 
@@ -332,7 +333,8 @@ def _where_sql(mapper: Mapper) -> str:
 
 def _where(change: Change) -> list[Any]:
     params = change.mapper.key_params(change.key)
-    return [*params, change.version] if change.mapper.version else params
+    version = change.mapper.version
+    return [*params, change.mapper.by_name[version].encoded_one(change.version)] if version else params
 
 
 def _returning(mapper: Mapper, names: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ import peewee
 from . import merging
 from .engine import Engine
 from .errors import ArgumentError, InvalidRequestError, UnmappedInstanceError, UnsavedChangesWarning, article
+from .events import Events
 from .execution import Execution
 from .guard import exclusive
 from .identity import IdentityMap
@@ -48,7 +49,8 @@ class Session:
         this = weakref.ref(self)
         database = engine.private(lambda query: this()._execution.run(query))  # type: ignore[union-attr]
         self._unit = UnitOfWork(self, database)
-        self._transaction = Transaction(database, self._unit, self.lock)
+        self._events = Events(self._unit, database)
+        self._transaction = Transaction(database, self._unit, self.lock, self._events)
         self._execution = Execution(database, self._unit, self._transaction, self.lock, autoflush)
 
     def __repr__(self) -> str:
@@ -176,18 +178,22 @@ class Session:
 
     @property
     def new(self) -> list[Any]:
-        """The objects that a flush will insert, in the order in which they were added."""
-        return list(self._unit.new.values())
+        """The objects that a flush will insert, in the order in which they were added.
+
+        While `after_flush` is told, those that were inserted, and likewise `dirty` and `deleted`.
+        """
+        return [*self._events.flushed.get("insert", ()), *self._unit.new.values()]
 
     @property
     def dirty(self) -> list[Any]:
         """The objects that a flush will update: those that differ from their rows."""
-        return [i for n, i in self._unit.dirty.items() if n not in self._unit.deleted and changed_names(i)]
+        changed = [i for n, i in self._unit.dirty.items() if n not in self._unit.deleted and changed_names(i)]
+        return [*self._events.flushed.get("update", ()), *changed]
 
     @property
     def deleted(self) -> list[Any]:
         """The objects that are marked, whose rows a flush will delete."""
-        return list(self._unit.deleted.values())
+        return [*self._events.flushed.get("delete", ()), *self._unit.deleted.values()]
 
     @property
     def identity_map(self) -> IdentityMap:

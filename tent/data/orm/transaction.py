@@ -10,10 +10,11 @@ import peewee
 
 from .blame import name_stale
 from .engine import BufferedCursor, Engine, close_quietly
-from .errors import InvalidRequestError, ResourceClosedError, StaleDataError, explain, shown
+from .errors import FlushError, InvalidRequestError, ResourceClosedError, StaleDataError, explain, shown
+from .events import ROUNDS, Events
 from .flush import write
 from .guard import exclusive
-from .history import Step, take_back
+from .history import Snapshot, Step, take_back
 from .ordering import Plan
 from .persister import Persister
 from .unit_of_work import UnitOfWork
@@ -32,10 +33,11 @@ class Scope:
 class Transaction:
     """The transactions of a session, one after the other: its database, and what is open on it, outermost first."""
 
-    def __init__(self, database: Engine, unit: UnitOfWork, lock: Any) -> None:
+    def __init__(self, database: Engine, unit: UnitOfWork, lock: Any, events: Events) -> None:
         self.database = database
         self.lock = lock
         self.unit = unit
+        self.events = events
         self.scopes: list[Scope] = []
         self.handle: RootTransaction | None = None  # what begin() gave out
         self.is_flushing = False
@@ -47,7 +49,8 @@ class Transaction:
         return self.scopes[0] if self.scopes else None
 
     def check(self) -> None:
-        """Refuse work in a `with session.begin()` block whose transaction has ended."""
+        """Refuse work in a `with session.begin()` block whose transaction has ended, and while listeners are told."""
+        self.events.check()
         if self.handle is not None and self.handle.is_closed and self.handle.is_entered:
             raise InvalidRequestError(
                 "Can't operate on closed transaction inside context manager: leave the `with session.begin()` block, "
@@ -75,18 +78,27 @@ class Transaction:
         """Write all changes. If that fails, rows and objects are as they were before."""
         if self.is_flushing:
             raise InvalidRequestError("The session is already flushing: a flush can't be called within a flush.")
+        if not self.unit.has_pending():
+            self.unit.unsettled.clear()
+            return
         self.is_flushing = True
+        before = Snapshot(self.unit) if self.events else None
         came_along: list[Any] = []
         try:
+            if before is not None:
+                self.events.before_flush()
             came_along = self.unit.register_reachable()
             plan = self.unit.plan()
             if plan:
                 self._write(plan)
             else:
                 self.unit.tidy()
+                self.unit.unsettled.clear()
         except BaseException:
             for instance in came_along:
                 self.unit.cancel_new(instance)
+            if before is not None:
+                before.restore()
             raise
         finally:
             self.is_flushing = False
@@ -101,6 +113,8 @@ class Transaction:
                 savepoint.__enter__()
             write(plan, persister)
             self.unit.settle(plan, persister, log)
+            if self.events:
+                self.events.after_flush(plan)
             if savepoint is not None:
                 savepoint.commit(begin=False)
         except BaseException as error:
@@ -115,9 +129,11 @@ class Transaction:
 
     def commit(self) -> None:
         """Write all changes and make them durable."""
-        self.flush()
+        self.events.fire("before_commit")
+        self._flush_all()
         if not self.scopes:
             self.unit.end_transaction()
+            self.events.fire_end("after_commit", "committed")
             return
         root, interrupt = self.scopes[0].context, None
         try:
@@ -137,6 +153,18 @@ class Transaction:
             raise interrupt
         for callback in callbacks:
             callback()
+        self.events.fire_end("after_commit", "committed")
+
+    def _flush_all(self) -> None:
+        """Flush until nothing is left, as what waits for a flush may change something after it."""
+        for _ in range(ROUNDS):
+            self.flush()
+            if not self.unit.has_pending():
+                return
+        raise FlushError(
+            f"After {ROUNDS} flushes there is still something to write: listeners change something after each flush. "
+            "Let them do so before it (before_flush), or once."
+        )
 
     def _is_through(self, error: BaseException) -> bool:
         """Tell whether a COMMIT was done all the same: Python raises Ctrl-C when the driver's call has returned."""
@@ -160,6 +188,10 @@ class Transaction:
 
     def rollback(self) -> None:
         """Undo what was not committed, in the rows and on the objects."""
+        if self.is_flushing:
+            raise InvalidRequestError(
+                "The session is flushing, and can't be rolled back within. Raise an error instead."
+            )
         self._end(keep=False)
 
     def begin_nested(self) -> NestedTransaction:
@@ -213,6 +245,7 @@ class Transaction:
     def _end(self, keep: bool) -> None:
         """Roll back the transaction; the objects keep their changes, or get their former values back."""
         log = [step for scope in self.scopes for step in scope.log]
+        is_undoing = bool(self.scopes) or (not keep and self.unit.has_pending())
         try:
             if self.scopes and not self.database.is_closed():
                 root = self.scopes[0].context
@@ -224,6 +257,8 @@ class Transaction:
             self._leave()
             take_back(self.unit, log, keep)
             self.unit.end_transaction()
+        if is_undoing:
+            self.events.fire_end("after_rollback", "rolled back")
 
     def _leave(self) -> list[Any]:
         """Forget the transaction, give the connection back, and return what waited for the commit."""

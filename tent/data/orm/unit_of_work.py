@@ -187,6 +187,10 @@ class UnitOfWork:
 
     # Planning: nothing changes
 
+    def has_pending(self) -> bool:
+        """Return whether there may be something to flush."""
+        return bool(self.new or self.dirty or self.deleted)
+
     def unflushed(self) -> Books:
         """Return the objects that have changes which no flush has written."""
         changed = {number: instance for number, instance in self.dirty.items() if changed_names(instance)}

@@ -1,0 +1,46 @@
+"""Versions: columns that change with each update of their row, so that a stale write is noticed."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import peewee
+
+
+class Version:
+    """Mixed into a field it makes a version of it, of which a model can have one.
+
+    An update sets it to what `following` returns, and an update or delete of an object whose row has another version
+    than the object raises `StaleDataError`::
+
+        class ETagField(dbm.Version, peewee.UUIDField):
+            def following(self, version):
+                return uuid.uuid4()
+    """
+
+    def following(self, version: Any) -> Any:
+        """Return the version after one. If it is the same, the program itself has to set another."""
+        raise NotImplementedError(f"{type(self).__name__} is a version, and needs a method `following(self, version)`.")
+
+
+class VersionField(Version, peewee.IntegerField):
+    """A version that counts the updates of its row, from 1 on."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("default", 1)
+        super().__init__(*args, **kwargs)
+
+    def following(self, version: Any) -> int:
+        return int(version) + 1
+
+
+class UpdatedAtField(Version, peewee.DateTimeField):
+    """A version that is the local time at which its row was last written; it never stands still or goes back."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("default", datetime.datetime.now)
+        super().__init__(*args, **kwargs)
+
+    def following(self, version: Any) -> Any:
+        return max(datetime.datetime.now(version.tzinfo), version + datetime.timedelta.resolution)
