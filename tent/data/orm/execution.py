@@ -188,6 +188,11 @@ class Execution:
             found = following.load(self.unit, instance, field)
         return found
 
+    def dependents(self, instance: Any, delete_nullable: bool) -> list[tuple[Any, Any]]:
+        """Return the objects that refer to an object, at any depth; see `following`."""
+        self.prepare()
+        return following.dependents(self.unit, instance, delete_nullable)
+
     def relate(self, instance: Any, relation: Relation) -> Related[Any]:
         """Return the query for what an attribute (`user.profiles`) stands for."""
         return Related.to(self, instance, relation)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 from .mapper import Mapper
+from .ordering import by
 from .peers import Answer, Peers, peers_of
 from .tracking import DELETED, committed_value
 from .unit_of_work import UnitOfWork
@@ -120,3 +122,27 @@ def _is_asking(unit: UnitOfWork, peer: Any, target: str, known: Answer) -> bool:
     if peer._owner is not unit.owner or peer._committed is None or peer._committed is DELETED:
         return False
     return peer.__data__.get(target) is not None and peer.__data__[target] not in known.found
+
+
+def dependents(unit: UnitOfWork, instance: Any, delete_nullable: bool) -> list[tuple[Any, Any]]:
+    """Return the objects that refer to an object, and to these, with the foreign keys; read now, level by level.
+
+    Those whose key can be null are followed no further, unless they are to be deleted all the same.
+    """
+    found: list[tuple[Any, Any]] = []
+    followed, level = {id(instance)}, [instance]
+    while level:
+        referring = [(child, field) for child, field in _referring(unit, level) if id(child) not in followed]
+        found += referring
+        level = list({id(child): child for child, field in referring if delete_nullable or not field.null}.values())
+        followed.update(map(id, level))
+    return found
+
+
+def _referring(unit: UnitOfWork, instances: list[Any]) -> Iterator[tuple[Any, Any]]:
+    for model, parents in by(type, instances).items():
+        for field in model._meta.backrefs:
+            keys = [parent.__data__.get(field.rel_field.name) for parent in parents]
+            mapper = unit.loader.mapper(field.model)
+            for child in unit.loader.by_column(mapper, field.name, [key for key in keys if key is not None]):
+                yield child, field

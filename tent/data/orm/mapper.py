@@ -32,7 +32,7 @@ _NATIVE: dict[Any, tuple[type, ...]] = {
     peewee.TimeField.adapt: (datetime.time,),
 }
 _READ_AS_IS = (peewee.Field.adapt, peewee.IntegerField.adapt, peewee.FloatField.adapt, peewee.CharField.adapt)
-_ISO = {
+_ISO: dict[Any, Convert] = {
     peewee.DateTimeField: datetime.datetime.fromisoformat,
     peewee.DateField: datetime.date.fromisoformat,
     peewee.TimeField: datetime.time.fromisoformat,

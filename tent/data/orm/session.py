@@ -82,10 +82,12 @@ class Session:
             self.add(instance)
 
     @exclusive
-    def delete(self, instance: ModelRoot) -> None:
+    def delete(self, instance: ModelRoot, recursive: bool = False, delete_nullable: bool = False) -> None:
         """Mark an object so that a flush deletes its row. A pending one is let go of, as it has no row.
 
-        Raises `InvalidRequestError` for an object that has no row.
+        Rows that refer to it are the database's to deal with, as `on_delete` of their key says. With `recursive`, as in
+        Peewee, their objects are loaded and marked too, at any depth; but where the key can be null it becomes None,
+        unless `delete_nullable` says otherwise. Raises `InvalidRequestError` for an object that has no row.
         """
         self._transaction.check()
         refuse_unmapped(instance)
@@ -96,6 +98,11 @@ class Session:
         elif instance._committed is not DELETED:
             if session_of(instance) is not self:
                 self._unit.register_persistent(instance)
+            for child, field in self._execution.dependents(instance, delete_nullable) if recursive else ():
+                if field.null and not delete_nullable:
+                    setattr(child, field.name, None)
+                else:
+                    self._unit.register_deleted(child)
             self._unit.register_deleted(instance)
 
     @exclusive
