@@ -30,6 +30,7 @@ ROOMS = [
     "orm.transaction",
     "orm.events",
     "orm.flush",
+    "orm.settling",
     "orm.unit_of_work",
     "orm.history",
     "orm.ordering",

@@ -11,6 +11,7 @@ from .cascading import Fallout, affected, foresee
 from .engine import BufferedCursor
 from .errors import ArgumentError, InvalidRequestError
 from .mapper import Mapper
+from .settling import Settlement
 
 
 def update(transaction: Any, query: Any, values: Mapping[Any, Any], synchronize: Any) -> int:
@@ -39,7 +40,7 @@ def write(transaction: Any, statement: Any, synchronize: Any = "fetch") -> Buffe
 
 
 def _update(transaction: Any, statement: Any, sql: str, params: Any) -> BufferedCursor:
-    unit, log = transaction.unit, transaction.scopes[-1].log
+    unit, settlement = transaction.unit, Settlement(transaction.unit, transaction.scopes[-1].log)
     if not unit.identity_map.has(statement.model):
         return _fetch(transaction, sql, params)
     mapper = unit.loader.mapper(statement.model)
@@ -56,14 +57,14 @@ def _update(transaction: Any, statement: Any, sql: str, params: Any) -> Buffered
         if id(instance) in read:
             former = {name: old for name, old in before[key].items() if instance.__data__.get(name) != old}
             if former:
-                unit.settle_updated(instance, mapper, former, log)
+                settlement.updated(instance, mapper, former)
         else:  # its key was changed, by an expression perhaps: its row is known no more
             unit.expunge(instance)
     return cursor
 
 
 def _delete(transaction: Any, statement: Any, sql: str, params: Any) -> BufferedCursor:
-    unit, log = transaction.unit, transaction.scopes[-1].log
+    unit, settlement = transaction.unit, Settlement(transaction.unit, transaction.scopes[-1].log)
     model = statement.model
     fallout: Fallout = {}
     if not any(map(unit.identity_map.has, [model, *affected(model)])):
@@ -76,8 +77,8 @@ def _delete(transaction: Any, statement: Any, sql: str, params: Any) -> Buffered
     for row in rows:
         instance = unit.identity_map.find(model, mapper.identity(row[: len(mapper.key_names)]))
         if instance is not None:
-            unit.settle_deleted(instance, mapper, log)
-    unit.settle_fallout(fallout, log)
+            settlement.deleted(instance, mapper)
+    settlement.fallout(fallout)
     return cursor
 
 

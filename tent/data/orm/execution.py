@@ -17,6 +17,7 @@ from .query import Query
 from .related import Related
 from .relation import Relation
 from .result import Result
+from .settling import Settlement
 from .transaction import Transaction
 from .unit_of_work import UnitOfWork
 
@@ -166,7 +167,7 @@ class Execution:
     def _let_go(self, mapper: Any, instance: Any) -> None:
         """Let go of an object whose row is gone; in a transaction, until a rollback brings it back."""
         if self.transaction.scopes:
-            self.unit.settle_deleted(instance, mapper, self.transaction.scopes[-1].log)
+            Settlement(self.unit, self.transaction.scopes[-1].log).deleted(instance, mapper)
         else:
             self.unit.expunge(instance)
 

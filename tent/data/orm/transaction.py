@@ -17,6 +17,7 @@ from .guard import exclusive
 from .history import Snapshot, Step, take_back
 from .ordering import Plan
 from .persister import Persister
+from .settling import Settlement
 from .unit_of_work import UnitOfWork
 
 
@@ -112,7 +113,7 @@ class Transaction:
             if savepoint is not None:
                 savepoint.__enter__()
             write(plan, persister)
-            self.unit.settle(plan, persister, log)
+            Settlement(self.unit, log).flushed(plan, persister)
             if self.events:
                 self.events.after_flush(plan)
             if savepoint is not None:
@@ -122,6 +123,7 @@ class Transaction:
             del log[start:]
             take_back(self.unit, done, keep=True)
             persister.undo()
+            self.unit.note_statement()
             self._undo_flush(savepoint)
             if isinstance(error, StaleDataError):
                 raise name_stale(self.database, error, error.changes) from None  # type: ignore[attr-defined]

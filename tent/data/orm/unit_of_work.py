@@ -1,29 +1,27 @@
 """The unit of work: what is new, dirty and deleted in a session.
 
-A flush goes one way: `plan` looks at the objects and changes nothing, `flush.write` runs the statements, `settle` makes
-the objects agree with the rows, and returns the log by which a rollback takes it all back.
+A flush goes one way: `plan` looks at the objects and changes nothing, `flush.write` runs the statements, and a
+`Settlement` makes the objects agree with the rows, with a log by which a rollback takes it all back.
 """
 
 from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import peewee
 
-from .cascading import CASCADE, SET_DEFAULT, Fallout, action, affected
+from .cascading import affected
 from .change import Change
 from .engine import Engine
 from .errors import FlushError, InvalidRequestError
-from .history import Deleted, Inserted, Step, Updated, restore
+from .history import restore
 from .identity import IdentityMap
 from .loading import Loader
 from .mapper import Mapper
 from .ordering import Plan
-from .peers import Peers
-from .persister import Fill, Persister
 from .relation import along
 from .tracking import CLEAN, DELETED, Owner, changed_names, committed_value, session_of
 
@@ -233,136 +231,12 @@ class UnitOfWork:
                         "Change that one, or use session.merge(obj)."
                     )
 
-    # Settling: the objects agree with their rows
-
-    def settle(self, plan: Plan, persister: Persister, log: list[Step]) -> None:
-        """Make the books and the objects agree with what was written.
-
-        How to take it back is put into the log, each step before it is done: an interrupt may come at any moment.
-        """
-        switched = set(map(id, plan.switched))
-        updates = [change for change in plan.updates if id(change) not in switched]
-        self._note_plan(plan)
-        for change in plan.switched:
-            plan.new.setdefault(change.mapper, []).append(change.instance)
-        new = {id(instance) for instances in plan.new.values() for instance in instances}
-        filled: dict[Mapper, list[Fill]] = {}
-        former: dict[int, dict[str, Any]] = {}
-        for instance, name, old in persister.filled:
-            if id(instance) in new:
-                filled.setdefault(self.loader.mapper(type(instance)), []).append((instance, name, old))
-            else:
-                former.setdefault(id(instance), {}).setdefault(name, old)
-        for change in [*plan.deletes, *plan.switched]:
-            self.settle_deleted(change.row, change.mapper, log)
-        moved: dict[Any, dict[Any, Any]] = {}
-        for change in updates:
-            committed = change.instance._committed
-            values = former.get(id(change.instance), {})
-            values.update((name, committed[name]) for name in change.names if name in committed)
-            self.settle_updated(change.instance, change.mapper, values, log)
-            _note_moves(moved, change, values)
-        self._follow(moved, log)
-        for mapper, instances in plan.new.items():
-            self._settle_new(mapper, instances, filled.get(mapper, ()), log)
-        self.settle_fallout(persister.fallout, log)
-        self.tidy()
-        self.pending.clear()
-        self.unsettled.clear()
+    # Keeping in agreement
 
     def tidy(self) -> None:
         """Take those out of the dirty objects that have their committed values again."""
         for instance in [instance for instance in self.dirty.values() if not changed_names(instance)]:
             self.dirty.pop(id(instance))._committed = CLEAN
-
-    def _settle_new(self, mapper: Mapper, instances: Sequence[Any], filled: Sequence[Fill], log: list[Step]) -> None:
-        step = Inserted(mapper, instances, filled)
-        log.append(step)
-        for instance in instances:
-            data, number = instance.__data__, id(instance)
-            if len(data) < len(mapper.names):
-                for name in mapper.names:
-                    data.setdefault(name)
-            self._take_copies(data, mapper, mapper.mutable)
-            key = mapper.identity(mapper.key_of(data)) if mapper.key_names else None
-            if key is not None:
-                stale = self.identity_map.find(mapper.model, key)
-                if stale is not None:  # SQLite gives the key of a last row that somebody deleted to the next one
-                    self.expunge(stale)
-            step.keys.append(key)
-            if key is not None:
-                self.identity_map.add(mapper.model, key, instance)
-            instance._committed, instance._given, instance._epoch = CLEAN, None, self.loader.epoch
-            if instance._along is not None:
-                instance._along = None
-            del self.new[number]
-            if self.gone.pop(number, None) is not None:
-                step.gone.add(number)
-        if len(instances) > 1 and mapper.key_names:
-            Peers.of(instances)
-
-    def settle_updated(self, instance: Any, mapper: Mapper, former: dict[str, Any], log: list[Step]) -> None:
-        """Note that the row has an object's values now; `former` has those that it had before, of what changed."""
-        step = Updated(mapper, instance, former)
-        log.append(step)
-        self._take_copies(instance.__data__, mapper, [name for name in mapper.mutable if name in former])
-        if step.keys is not None:
-            self.rekey(mapper, instance, *step.keys)
-        committed = instance._committed
-        instance._committed = {name: value for name, value in committed.items() if name not in former} or CLEAN
-        instance._epoch = self.loader.epoch
-
-    def _follow(self, moved: Mapping[Any, Mapping[Any, Any]], log: list[Step]) -> None:
-        """Let objects follow the rows that they refer to, when the key that they do it by has changed."""
-        for field, keys in moved.items():
-            mapper = self.loader.mapper(field.model)
-            for child in self.identity_map.referring(field.model, field.name, keys):
-                key = child.__data__[field.name]
-                if field.name not in child._committed:
-                    child.__data__[field.name] = keys[key]
-                    self.settle_updated(child, mapper, {field.name: key}, log)
-
-    def settle_deleted(self, instance: Any, mapper: Mapper, log: list[Step]) -> None:
-        """Note that the row of an object is deleted."""
-        step = Deleted(mapper, instance, self.identity_of(instance)[1])
-        log.append(step)
-        self.note_moves(mapper.model)
-        self.identity_map.discard(mapper.model, step.key, instance)
-        for books in (self.dirty, self.deleted):
-            books.pop(id(instance), None)
-        instance._committed = DELETED
-        self.gone[id(instance)] = instance
-
-    def settle_fallout(self, fallout: Fallout, log: list[Step]) -> None:
-        """Note what the database has done to the rows that referred to deleted ones."""
-        for field, values in fallout.items():
-            self.note_moves(field.model)
-            children = self.identity_map.referring(field.model, field.name, values)
-            if action(field) == CASCADE:
-                for child in children:
-                    self.settle_deleted(child, self.loader.mapper(field.model), log)
-            else:
-                self._settle_parted(field, children, log)
-
-    def _settle_parted(self, field: Any, children: Sequence[Any], log: list[Step]) -> None:
-        """Note that the database has put NULL, or the default, into a foreign key of objects."""
-        mapper, name = self.loader.mapper(field.model), field.name
-        children = [child for child in children if name not in child._committed]
-        former = [child.__data__[name] for child in children]
-        if action(field) == SET_DEFAULT:
-            self.loader.by_keys(mapper, [self.identity_of(child)[1] for child in children])
-        else:
-            for child in children:
-                child.__data__[name] = None
-                child.__rel__.pop(name, None)
-        for child, key in zip(children, former):
-            self.settle_updated(child, mapper, {name: key}, log)
-
-    def _take_copies(self, data: dict[str, Any], mapper: Mapper, names: Iterable[str]) -> None:
-        """Part the values that were written from the dicts and lists that the program may go on changing."""
-        for name in names:
-            if type(data[name]) in (dict, list, tuple):
-                data[name] = {} if data[name] == {} else mapper.by_name[name].normal(data[name])
 
     def rekey(self, mapper: Mapper, instance: Any, old: Any, new: Any) -> None:
         """Enter an object under another key."""
@@ -385,7 +259,8 @@ class UnitOfWork:
         """Note that rows of a model have come, gone or moved."""
         self._moves[model] = self._moves.get(model, 0) + 1
 
-    def _note_plan(self, plan: Plan) -> None:
+    def note_flush(self, plan: Plan) -> None:
+        """Note that a flush has written rows."""
         self._writings += 1
         moving = {change.mapper.model for change in plan.updates if change.mapper.is_moved_by(change.names)}
         for model in {mapper.model for mapper in plan.new} | {c.mapper.model for c in plan.deletes} | moving:
@@ -405,11 +280,3 @@ class UnitOfWork:
             instance._owner = None
         self.gone.clear()
         self.loader.epoch += 1
-
-
-def _note_moves(moved: dict[Any, dict[Any, Any]], change: Change, former: Mapping[str, Any]) -> None:
-    """Note the keys, before and after, by which the database lets other rows follow an updated one."""
-    for field in change.mapper.model._meta.backrefs:
-        name = field.rel_field.name
-        if name in former and (field.on_update or "").upper() == "CASCADE":
-            moved.setdefault(field, {})[former[name]] = change.instance.__data__[name]
