@@ -1077,14 +1077,6 @@ def test_a_commit_in_the_middle_of_streaming_committed_rows_is_no_matter(session
     assert session.query(Person).filter_by(age=1).count() == 5
 
 
-def test_objects_can_not_be_assigned_to_a_backref(session: dbm.Session) -> None:
-    person = Person(name="Jo")
-    session.add(person)
-    session.commit()
-    with pytest.raises(AttributeError, match=r"Person\.notes is a query.*set Note\.person"):
-        person.notes = [Note(text="a")]
-
-
 def test_what_was_loaded_eagerly_gives_way_to_a_query_when_something_was_written(session: dbm.Session) -> None:
     person = Person(name="Jo")
     session.add(Note(person=person, text="a"))

@@ -143,17 +143,11 @@ class BackrefAccessor(_RelatedAccessor, peewee.BackrefAccessor):
 
     def __set__(self, instance: Any, value: Any) -> None:
         session = session_of(instance)
-        if _eager_loading.get():
+        if _eager_loading.get() or (session is None and instance._meta.database is not None):
             moment = None if session is None else session._unit.moment()
             instance.__dict__.setdefault("_eager", {})[self.relation.name] = (moment, value)
-        elif session is None and instance._committed is None and instance._meta.database is None:
-            Along(instance, self.relation).replace(value)
         else:
-            name = f"{type(instance).__name__}.{self.relation.name}"
-            raise AttributeError(
-                f"{name} is a query, to which nothing can be assigned: use its add(…) and remove(…), or set "
-                f"{self.field.model.__name__}.{self.field.name} of the objects."
-            )
+            self._of(instance).replace(value)
 
 
 class ManyToManyAccessor(_RelatedAccessor, peewee.ManyToManyFieldAccessor):
@@ -165,6 +159,7 @@ class ManyToManyAccessor(_RelatedAccessor, peewee.ManyToManyFieldAccessor):
             keys = self.through_model._meta.model_refs[self.model][:2]
             self.src_fk, self.dest_fk = reversed(keys) if field._is_backref else keys
         self.relation = Relation(name, self.src_fk, self.dest_fk)
+        self.through_model._meta.relations += (self.relation,)
 
     def __get__(self, instance: Any, instance_type: Any = None) -> Any:
         if instance is None:

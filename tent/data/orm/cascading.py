@@ -55,6 +55,15 @@ def foresee(
                     waiting.append((field.model, list(_rows(database, field, list(fresh)))))
 
 
+def fell(change: Any, fallout: Fallout) -> bool:
+    """Tell whether the database deletes a row by itself, with one that it refers to."""
+    return any(
+        action(field) == CASCADE and change.old([field.name])[0] in fallout[field]
+        for field in change.mapper.foreign_keys
+        if field in fallout
+    )
+
+
 def _rows(database: Engine, field: Any, values: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
     """Go through the rows that refer to these values, with the columns by which others refer to them."""
     mapper: Mapper = mapper_of(field.model, database)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -11,7 +12,7 @@ N = TypeVar("N", bound=Hashable)
 class Edge(Generic[N]):
     """`node` comes after `needs`; an optional edge may be broken, where a cycle can't be ordered otherwise.
 
-    The label is the caller's.
+    The label is the caller's, and hashable.
     """
 
     __slots__ = ("label", "needs", "node", "optional")
@@ -81,8 +82,8 @@ def components(nodes: Iterable[N], edges: Iterable[Edge[N]]) -> list[list[N]]:
 def levels(nodes: Iterable[N], edges: Iterable[Edge[N]]) -> tuple[list[list[N]], list[Edge[N]]]:
     """Return the nodes in levels, none of which needs another of its level or a later one, and the edges broken.
 
-    Within a level nodes keep their order. Optional edges are broken only where they are part of a cycle. Raises
-    `CycleError` for a cycle without an optional edge.
+    Within a level nodes keep their order. Optional edges are broken only where they are part of a cycle, those of one
+    label together, the fewest first. Raises `CycleError` for a cycle without an optional edge.
 
     >>> levels("abc", [Edge("a", "b"), Edge("b", "a", True), Edge("c", "c", True)])
     ([['b', 'c'], ['a']], [<Edge 'b' needs 'a'>, <Edge 'c' needs 'c'>])
@@ -95,11 +96,16 @@ def levels(nodes: Iterable[N], edges: Iterable[Edge[N]]) -> tuple[list[list[N]],
             return ordered, broken
         group_of = {node: number for number, group in enumerate(components(nodes, kept)) for node in group}
         inner = [edge for edge in kept if group_of[edge.node] == group_of[edge.needs]]
-        breakable = [edge for edge in inner if edge.optional]
+        breakable: dict[object, list[Edge[N]]] = {}
+        for edge in inner:
+            if edge.optional:
+                breakable.setdefault(edge.label, []).append(edge)
         if not breakable:
             raise CycleError(_cycle(inner))
-        broken += breakable
-        gone = set(map(id, breakable))
+        whole = Counter(edge.label for edge in kept)
+        fewest = min(breakable.values(), key=lambda edges: (len(edges), whole[edges[0].label]))
+        broken += fewest
+        gone = set(map(id, fewest))
         kept = [edge for edge in kept if id(edge) not in gone]
 
 

@@ -175,6 +175,8 @@ class Execution:
     def related(self, instance: Any, field: Any, key: Any) -> Any:
         """Return the object that a foreign key refers to, or None; see `following`."""
         self.transaction.check()
+        if not field.rel_field.primary_key:
+            self.prepare()  # what is pending is known by its key only
         return following.follow(self.unit, instance, field, key)
 
     @exclusive

@@ -11,6 +11,8 @@ from .errors import CircularDependencyError, FlushError
 from .ordering import Plan, ValuesOnTheWay, by, edges_of, groups_of_tables, is_free, needs_order_of_rows, path
 from .persister import Persister
 
+_SHOWN = 4  # rows of a cycle in a message
+
 
 def write(plan: Plan, persister: Persister) -> None:
     """Run the statements of a plan."""
@@ -96,6 +98,8 @@ def _levels(operations: dict[int, Change], edges: Sequence[Edge[int]]) -> tuple[
             f"{operations[a].instance!r} needs {operations[b].instance!r} for its {name}"
             for a, b, name in path(numbers, edges)
         ]
+        if len(needs) > _SHOWN:
+            needs[_SHOWN:] = [f"and so on, {len(needs)} rows in all"]
         raise CircularDependencyError(
             f"Rows need each other before they can be written: {'; '.join(needs)}. Let one of these foreign keys be "
             "null (null=True), or set it later.",

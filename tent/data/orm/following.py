@@ -8,8 +8,8 @@ from typing import Any
 
 from .mapper import Mapper
 from .ordering import by
-from .peers import Answer, Peers, peers_of
-from .tracking import DELETED, committed_value
+from .peers import Absent, Answer, Peers, peers_of
+from .tracking import committed_value, has_row
 from .unit_of_work import UnitOfWork
 
 
@@ -23,16 +23,22 @@ def follow(unit: UnitOfWork, instance: Any, field: Any, key: Any) -> Any:
     if found is not None:
         instance.__rel__[field.name] = found
         return found
-    peers = instance._peers
-    if peers is not None and peers.asked.get(field) == moment:
-        return None  # it was asked for already, together with the others, and there is no such row
-    if _load_targets(unit, mapper, instance, field) and peers is not None:
-        peers.asked[field] = moment
+    known = None if instance._peers is None else instance._peers.absent.get(field)
+    if known is not None and known.moment == moment and key in known.keys:
+        return None
+    absent = _load_targets(unit, mapper, instance, field)
+    if instance._peers is not None:
+        instance._peers.absent[field] = Absent(moment, absent)
+    if field.name not in instance.__rel__ and isinstance(key, str):
+        # The database may take for equal what Python does not: "Joe" and "joe".
+        found = next(iter(_read(unit, mapper, field.rel_field.name, [key])), None)
+        if found is not None:
+            instance.__rel__[field.name] = found
     return instance.__rel__.get(field.name)
 
 
-def _load_targets(unit: UnitOfWork, mapper: Mapper, instance: Any, field: Any) -> bool:
-    """Load what an object and its peers refer to. Return whether those that were not found don't exist."""
+def _load_targets(unit: UnitOfWork, mapper: Mapper, instance: Any, field: Any) -> set[Any]:
+    """Load what an object and its peers refer to and is not known, and return the keys for which there is no row."""
     name, target = field.name, field.rel_field.name
     normal = mapper.by_name[target].normal
     waiting: dict[Any, list[Any]] = {}
@@ -42,16 +48,11 @@ def _load_targets(unit: UnitOfWork, mapper: Mapper, instance: Any, field: Any) -
     targets = {key: _in_session(unit, mapper, field, key) for key in waiting}
     for found in _read(unit, mapper, target, [key for key, found in targets.items() if found is None]):
         targets[committed_value(found, target)] = found
-    is_exact = len(targets) == len(waiting)
-    if not is_exact:
-        # The database takes for equal what Python does not ("Joe" and "joe"): it has to say itself which is which.
-        found = next(iter(_read(unit, mapper, target, [normal(instance.__data__[name])])), None)
-        waiting, targets = {None: [instance]}, {None: found}
     for key, found in targets.items():
-        for peer in waiting[key] if found is not None else ():
+        for peer in waiting.get(key, ()) if found is not None else ():
             peer.__rel__[name] = found
     Peers.of([found for found in targets.values() if found is not None])
-    return is_exact
+    return {key for key, found in targets.items() if found is None and not isinstance(key, str)}
 
 
 def _can_follow(unit: UnitOfWork, peer: Any, name: str) -> bool:
@@ -101,25 +102,25 @@ def load(unit: UnitOfWork, instance: Any, field: Any) -> list[Any]:
     answers = {} if instance._peers is None else instance._peers.answers
     former = answers.get(field)
     room = None if former is None else former.room()
-    known = former if former is not None and former.moment == moment else Answer(moment)
+    known = former if former is not None and former.moment == moment else unit.open_answer(moment)
     asking = (peer for peer in peers_of(instance) if _is_asking(unit, peer, target, known))
     keys = dict.fromkeys([key, *(peer.__data__[target] for peer in islice(asking, room))])
     keys.pop(None, None)
     found: dict[Any, list[Any]] = {key: [] for key in keys}
     for child in unit.loader.by_column(mapper, field.name, list(keys)):
         found.setdefault(committed_value(child, field.name), []).append(child)
+    answers[field] = known
     if len(found) > len(keys):
         # The database takes for equal what Python does not ("Joe" and "joe"): it has to say itself which is which.
         return unit.loader.by_column(mapper, field.name, [key])
     known.found.update(found)
     known.given += 1
-    answers[field] = known
     return list(found.get(key, ()))
 
 
 def _is_asking(unit: UnitOfWork, peer: Any, target: str, known: Answer) -> bool:
     """Tell whether a peer has a row, and a key about which nothing is known."""
-    if peer._owner is not unit.owner or peer._committed is None or peer._committed is DELETED:
+    if peer._owner is not unit.owner or not has_row(peer):
         return False
     return peer.__data__.get(target) is not None and peer.__data__[target] not in known.found
 

@@ -90,6 +90,7 @@ class Updated(Step):
             unit.dirty[id(instance)] = instance
         else:
             restore(instance, self.former)
+        unit.identity_map.note(instance)
 
 
 class Deleted(Step):

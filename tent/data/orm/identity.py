@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import peewee
@@ -25,6 +25,7 @@ class IdentityMap(Mapping[tuple[type, Any], Any]):
     def __init__(self) -> None:
         self._models: dict[type, Rows] = {}
         self._room: dict[type, int] = {}
+        self._indexes: dict[type, dict[str, dict[Any, list[weakref.ref[Any]]]]] = {}
 
     def rows(self, model: type) -> Rows:
         """Return the references to the objects of a model, by key, with room made for more."""
@@ -36,6 +37,7 @@ class IdentityMap(Mapping[tuple[type, Any], Any]):
             for key in [key for key, reference in rows.items() if reference() is None]:
                 del rows[key]
             self._room[model] = max(_ROOM, 2 * len(rows))
+            self._indexes.pop(model, None)
         return rows
 
     def find(self, model: type, key: Any) -> Any:
@@ -47,6 +49,7 @@ class IdentityMap(Mapping[tuple[type, Any], Any]):
     def add(self, model: type, key: Any, instance: Any) -> None:
         """Enter an object, in the place of any that has its key."""
         self.rows(model)[key] = weakref.ref(instance)
+        self.note(instance)
 
     def discard(self, model: type, key: Any, instance: Any) -> None:
         """Take an object out, unless another one has its key by now."""
@@ -57,6 +60,7 @@ class IdentityMap(Mapping[tuple[type, Any], Any]):
         """Let go of all objects."""
         self._models.clear()
         self._room.clear()
+        self._indexes.clear()
 
     def objects(self, model: type | None = None) -> Iterator[Any]:
         """Go through the living objects, of a model or of all; they may change meanwhile."""
@@ -70,11 +74,33 @@ class IdentityMap(Mapping[tuple[type, Any], Any]):
         """Return whether there may be objects of a model."""
         return bool(self._models.get(model))
 
-    def referring(self, model: type, name: str, values: Collection[Any]) -> list[Any]:
-        """Return the objects of a model whose rows have one of these values in a foreign key."""
-        if not self.has(model):
-            return []
-        return [instance for instance in self.objects(model) if committed_value(instance, name) in values]
+    def referring(self, model: type, name: str, values: Iterable[Any]) -> list[Any]:
+        """Return objects of a model whose rows have, or had, one of these values in a foreign key.
+
+        Some may be in the map no more. The first time they are looked for among all, later in an index: the cost grows
+        with what is found, and with what has been loaded since.
+        """
+        indexes = self._indexes.setdefault(model, {})
+        if name not in indexes:
+            indexes[name] = {}
+            for instance in self.objects(model):
+                _enter(indexes[name], name, instance)
+        found = {}
+        for value in values:
+            for reference in indexes[name].get(value, ()):
+                instance = reference()
+                if instance is not None and committed_value(instance, name) == value:
+                    found[id(instance)] = instance
+        return list(found.values())
+
+    def is_indexed(self, model: type) -> bool:
+        """Return whether `note` has to be told of new objects of a model, and of those that refer to others now."""
+        return model in self._indexes
+
+    def note(self, instance: Any) -> None:
+        """Note what the row of an object refers to."""
+        for name, index in self._indexes.get(type(instance), {}).items():
+            _enter(index, name, instance)
 
     def __getitem__(self, identity: tuple[type, Any]) -> Any:
         instance = self.find(*identity)
@@ -99,3 +125,9 @@ class IdentityMap(Mapping[tuple[type, Any], Any]):
             model.__name__: len(rows) for model, rows in self._models.items() if isinstance(model, peewee.ModelBase)
         }
         return f"<IdentityMap {models}>"
+
+
+def _enter(index: dict[Any, list[weakref.ref[Any]]], name: str, instance: Any) -> None:
+    value = committed_value(instance, name)
+    if value is not None:
+        index.setdefault(value, []).append(weakref.ref(instance))

@@ -32,6 +32,11 @@ class Loader:
         self.identity_map = identity_map
         self.owner = owner
         self.epoch = 0
+        self.moves: dict[Any, int] = {}
+
+    def note_moves(self, model: Any) -> None:
+        """Note that rows of a model have come, gone or moved: that they refer to others than they did."""
+        self.moves[model] = self.moves.get(model, 0) + 1
 
     def mapper(self, model: Any) -> Mapper:
         return mapper_of(model, self.engine)
@@ -69,7 +74,12 @@ class Loader:
             if peers is not None:
                 instance._peers = peers
                 references.append(found)
+            elif instance._peers is not None:
+                instance._peers.forget(instance)
             objects.append(instance)
+        if self.identity_map.is_indexed(mapper.model):
+            for instance in objects:
+                self.identity_map.note(instance)
         return objects
 
     def _make_keyless(self, mapper: Mapper, data: dict[str, Any]) -> Any:
@@ -100,6 +110,8 @@ class Loader:
             data.pop(mapper.version, None)  # else the flush would not notice that the row was changed meanwhile
         for name in [name for name in related if name in data and data[name] != current.get(name)]:
             del related[name]
+        if any(data.get(field.name) != current.get(field.name) for field in mapper.foreign_keys):
+            self.note_moves(mapper.model)
         for name, value in data.items():
             # A dict that was handed out stays the object's own while it says what the row says.
             if not (mutable.is_tied(current.get(name)) and current[name] == value):
@@ -183,7 +195,9 @@ class _Part:
             present = [part for part in parts if all(part[position] is not None for position in keys)]
             found = iter(self.loader.load(mapper, present))
             return [next(found) if all(part[i] is not None for i in keys) else None for part in parts]
-        return [self._partial(dict(zip(names, part))) for part in parts]
+        partial = [self._partial(dict(zip(names, part))) for part in parts]
+        Peers.of([instance for instance in partial if instance is not None and instance._owner is not None])
+        return partial
 
     def _partial(self, values: dict[str, Any]) -> Any:
         """Return the object of some of the columns of a row; without its key it is not in the map."""

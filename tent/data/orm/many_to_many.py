@@ -23,7 +23,12 @@ def prepare(field: Any, model: Any, name: str, root: type) -> None:
 def _make_links(field: Any, model: Any, root: type) -> Any:
     """Return the model of the rows in between, with the names that Peewee gives them."""
     other = field.rel_model
-    names = (model._meta.name, other._meta.name)
+    if other is model:
+        raise ArgumentError(
+            f"{model.__name__} needs a through_model for a many-to-many field to itself: a model with two foreign keys "
+            "to it, the first of which says whose the relation is."
+        )
+    name, names = f"{model.__name__}{other.__name__}Through", (model._meta.name, other._meta.name)
     options = {
         "schema": model._meta.schema,
         "table_name": f"{model._meta.table_name}_{other._meta.table_name}_through",
@@ -36,6 +41,9 @@ def _make_links(field: Any, model: Any, root: type) -> Any:
         "registry": model.registry,
         "__abstract__": model.__dict__.get("__abstract__", False),
         "__module__": model.__module__,
+        "__qualname__": f"{model.__qualname__}.{name}",
         "__doc__": f"The links between {model.__name__} and {other.__name__}.",
     }
-    return type(root)(f"{model.__name__}{other.__name__}Through", (root,), attributes)
+    links = type(root)(name, (root,), attributes)
+    setattr(model, name, links)  # so that a pickled link finds its class
+    return links

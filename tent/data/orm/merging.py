@@ -11,6 +11,11 @@ from .tracking import CLEAN, DELETED, changed_names
 
 def merge(execution: Any, source: Any, load: bool) -> Any:
     """Return the session's own object of the row of `source`, with the values that are set on that one."""
+    if source._along:
+        raise InvalidRequestError(
+            f"merge() copies the columns of {source!r}, and not what was given to it ({source._along[0]!r} …): merge "
+            "these objects by themselves, and add them to the one that it returns."
+        )
     unit = execution.unit
     mapper = unit.loader.mapper(type(source))
     parts = tuple(source.__data__.get(name) for name in mapper.key_names)

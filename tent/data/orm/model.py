@@ -15,6 +15,7 @@ from . import accessors, many_to_many, mutable, tracking
 from .errors import InvalidRequestError, shown
 from .peers import Peers
 from .query import Alias, Raw, Select
+from .relation import Relation
 
 _Self = TypeVar("_Self", bound="ModelRoot")
 
@@ -84,6 +85,7 @@ _DIRECT = (tracking.ColumnAccessor, tracking.MutableAccessor)
 class ModelMetadata(peewee.Metadata):
     """Peewee's metadata, whose fields get accessors that track changes."""
 
+    relations: tuple[Relation, ...] = ()  # of a model of links: the many-to-many relations that they are for
     direct: frozenset[str] = frozenset()  # the names of the fields that a constructor can put into __data__ as they are
     mutable: frozenset[str] = frozenset()  # of these, those whose values can be changed in place
 

@@ -13,18 +13,18 @@ GROUP = 10_000  # objects at most: their keys go into one statement
 class Peers:
     """A group of objects that one statement read, or one flush inserted. They are held weakly, and share it."""
 
-    __slots__ = ("_start", "answers", "asked", "references")
+    __slots__ = ("_start", "absent", "answers", "references")
 
     def __init__(self, references: list[weakref.ref[Any]]) -> None:
         self.references = references
         self.answers: dict[Any, Answer] = {}  # what refers to the peers, by foreign key
-        self.asked: dict[Any, Any] = {}  # the foreign keys of the peers that were followed, and at which moment
+        self.absent: dict[Any, Absent] = {}  # what the peers' own foreign keys lead to nothing by
         self._start = 0
 
     @classmethod
     def of(cls, objects: Sequence[Any]) -> None:
         """Let objects be peers from now on."""
-        for start in range(0, len(objects), GROUP):
+        for start in range(0, len(objects) if len(objects) > 1 else 0, GROUP):
             part = objects[start : start + GROUP]
             peers = cls(list(map(weakref.ref, part)))
             for instance in part:
@@ -39,6 +39,21 @@ class Peers:
             peer = reference()
             if peer is not None:
                 yield peer
+
+    def forget(self, instance: Any) -> None:
+        """Forget what refers to an object, whose row was just read by itself: it wants to know what is new."""
+        for field, answer in self.answers.items():
+            answer.found.pop(instance.__data__.get(field.rel_field.name), None)
+
+
+class Absent:
+    """The keys for which there was no row at a moment."""
+
+    __slots__ = ("keys", "moment")
+
+    def __init__(self, moment: Any, keys: set[Any]) -> None:
+        self.moment = moment
+        self.keys = keys
 
 
 class Answer:

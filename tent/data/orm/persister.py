@@ -11,7 +11,7 @@ import peewee
 from peewee import qualify_names  # type: ignore[attr-defined]
 
 from .blame import blaming
-from .cascading import Fallout, foresee
+from .cascading import Fallout, fell, foresee
 from .change import Change
 from .engine import Engine
 from .errors import FlushError, StaleDataError
@@ -175,6 +175,7 @@ class Persister:
         if mapper.referred:
             rows = [dict(zip(mapper.referred, change.old(mapper.referred))) for change in changes]
             foresee(self.database, self.identity_map, mapper.model, rows, self.fallout)
+        changes = [change for change in changes if not fell(change, self.fallout)]
         if mapper.version is not None:
             sql = f"DELETE FROM {mapper.table} WHERE {_where_sql(mapper)}"
             blaming(

@@ -225,6 +225,8 @@ class Query(Select, Generic[T]):
     def get(self, key: Any = MISSING, database: Any = None) -> Any:  # type: ignore[override]
         """With a key, as `session.get`; without, as in Peewee: the first row, or raise the model's `DoesNotExist`."""
         if key is not MISSING:
+            if self._where is not None or self._joins:
+                raise InvalidRequestError("get(key) on a query with conditions would ignore them: use session.get().")
             return self._session.get(self.model, key)
         return super().get(self._database if database is None else database)
 

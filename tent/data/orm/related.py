@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from .query import Query
-from .relation import Relation, items
+from .relation import Relation, along, give, items
 from .result import Result
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ class Related(Query[T]):
             query._criteria = ((source.name, instance),)
         else:
             query = query.join(source.model, on=(target == target.rel_field)).switch(model).where(source == instance)
-        query._is_whole = True
+        query._is_whole = target is None or bool(source.model._meta.primary_key)
         return query  # type: ignore[no-any-return]
 
     def clone(self) -> Related[T]:
@@ -48,13 +48,19 @@ class Related(Query[T]):
             return Result(relation.related(children), self._what())
         return super()._execute(database)
 
+    def __bool__(self) -> bool:
+        return bool(self.all()) if self._is_whole else True
+
     def add(self, *values: Any) -> None:
         """Relate objects to this one, and put them into its session.
 
         Each value is an object, or several: a list, a query. Many-to-many takes keys, too.
         """
         for value in items(values):
-            self._session.add(self._relation.join(self._owner, value))
+            child = self._relation.join(self._owner, value)
+            if self._owner._committed is None:
+                give(self._owner, child)  # so that it comes along again when a rollback has made the owner new
+            self._session.add(child)
 
     def remove(self, *values: Any) -> int:
         """Let objects be related to this one no more, and return how many were.
@@ -64,28 +70,34 @@ class Related(Query[T]):
         """
         relation, wanted = self._relation, items(values)
         if relation.target is None:
-            for child in wanted:
-                relation.part(self._owner, child)
+            relation.part(self._owner, wanted)
             return len(wanted)
         marks = set().union(*map(relation.marks, wanted))
         return self._drop([link for link in self._links() if relation.marks(link) & marks])
 
     def clear(self) -> int:
         """Remove all, and return how many there were."""
-        return self.remove(self.all()) if self._relation.target is None else self._drop(self._links())
+        return self.remove(self._links()) if self._relation.target is None else self._drop(self._links())
 
     def replace(self, values: Any) -> None:
         """Have these objects in the place of those that there are; those that are in both are left as they are."""
-        relation, wanted, links = self._relation, items([values]), self._links()
-        marks = set().union(*map(relation.marks, wanted))
+        relation, wanted = self._relation, items([values])
+        if relation.target is None:
+            kept = set(map(id, wanted))
+            self.remove([child for child in self._links() if id(child) not in kept])
+            self.add(wanted)
+            return
+        links, marks = self._links(), set().union(*map(relation.marks, wanted))
         self._drop([link for link in links if not relation.marks(link) & marks])
         known = set().union(*map(relation.marks, links))
-        self.add(*(value for value in wanted if not relation.marks(value) & known))
+        self.add([value for value in wanted if not relation.marks(value) & known])
 
     def _links(self) -> list[Any]:
-        """Return the links of the object, pending ones included."""
+        """Return what refers to the object, pending ones included."""
+        if self._owner._committed is None and self._relation.target is not None:
+            return [child for child in along(self._owner) if self._relation.refers(child, self._owner)]
         found = self._session._execution.children(self._owner, self._relation.source)
-        return [*found, *(link for link in self._session.new if self._relation.refers(link, self._owner))]
+        return [*found, *(child for child in self._session.new if self._relation.refers(child, self._owner))]
 
     def _drop(self, links: list[Any]) -> int:
         for link in links:

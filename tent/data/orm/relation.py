@@ -40,16 +40,25 @@ class Relation:
         setattr(value, self.source.name, instance)
         return value
 
-    def part(self, instance: Any, child: Any) -> None:
-        """Let an object refer to another one no more. Raises `InvalidRequestError` where it must refer to one."""
-        if not self.refers(child, instance):
-            raise ArgumentError(f"{child!r} can't be removed from {instance!r}.{self.name}: it is not in it.")
-        if not self.source.null and child._committed is not None:
-            raise InvalidRequestError(
-                f"{child!r} can't be removed from {instance!r}.{self.name}: its {self.source.name} can't be null. "
-                "Delete it (session.delete(obj)), or let it refer to another one."
-            )
-        setattr(child, self.source.name, None)
+    def give_link(self, link: Any) -> None:
+        """Note a new link on the object that it is from, if that is new too."""
+        instance = link.__rel__.get(self.source.name)
+        if instance is not None and instance._committed is None:
+            give(instance, link)
+
+    def part(self, instance: Any, children: Iterable[Any]) -> None:
+        """Let objects refer to one no more: all, or none when one of them can't."""
+        children = list(children)
+        for child in children:
+            if not self.refers(child, instance):
+                raise ArgumentError(f"{child!r} can't be removed from {instance!r}.{self.name}: it is not in it.")
+            if not self.source.null and child._committed is not None:
+                raise InvalidRequestError(
+                    f"{child!r} can't be removed from {instance!r}.{self.name}: its {self.source.name} can't be null. "
+                    "Delete it (session.delete(obj)), or let it refer to another one."
+                )
+        for child in children:
+            setattr(child, self.source.name, None)
 
     def related(self, children: Iterable[Any]) -> list[Any]:
         """Return the objects themselves, of objects or links that refer to one."""
@@ -94,23 +103,29 @@ class Along:
         self._relation = relation
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._relation.related(self._children()))
+        later = self._later()
+        return iter(self._relation.related(self._children()) if later is None else later)
 
     def __len__(self) -> int:
-        return len(self._children())
+        return sum(1 for _ in self)
 
     def __repr__(self) -> str:
         return f"<{type(self._instance).__name__}.{self._relation.name} of a new object: {list(self)!r}>"
 
     def add(self, *values: Any) -> None:
         """Add objects."""
+        later = self._later()
+        if later is not None:
+            later.add(*values)
+            return
         for value in items(values):
-            child = self._relation.join(self._instance, value)
-            self._instance._along = [*(one for one in self._instance._along or () if one is not child), child]
+            give(self._instance, self._relation.join(self._instance, value))
 
     def remove(self, *values: Any) -> int:
         """Take objects out again, and return how many there were."""
-        relation, wanted = self._relation, items(values)
+        relation, wanted, later = self._relation, items(values), self._later()
+        if later is not None:
+            return int(later.remove(*wanted))
         if relation.target is not None:
             marks = set().union(*map(relation.marks, wanted))
             wanted = [link for link in self._children() if relation.marks(link) & marks]
@@ -118,28 +133,41 @@ class Along:
 
     def clear(self) -> int:
         """Take all out again, and return how many there were."""
-        return self._drop(self._children())
+        later = self._later()
+        return self._drop(self._children()) if later is None else int(later.clear())
 
     def replace(self, values: Any) -> None:
         """Have these objects in the place of those that there are."""
         self.clear()
         self.add(values)
 
+    def _later(self) -> Any:
+        """Return what stands for the relation since the object is not new any more, or in a session."""
+        is_new = self._instance._committed is None and self._instance._owner is None
+        return None if is_new else getattr(self._instance, self._relation.name)
+
     def _children(self) -> list[Any]:
         return [child for child in along(self._instance) if self._relation.refers(child, self._instance)]
 
     def _drop(self, children: list[Any]) -> int:
-        for child in children:
-            if self._relation.target is None:
-                self._relation.part(self._instance, child)
+        if self._relation.target is None:
+            self._relation.part(self._instance, children)
         dropped = set(map(id, children))
         self._instance._along = [child for child in self._instance._along or () if id(child) not in dropped]
         return len(children)
 
 
+def give(instance: Any, child: Any) -> None:
+    """Let an object come along with a new one that it refers to."""
+    if instance._along is None:
+        instance._along = []
+    instance._along.append(child)
+
+
 def along(instance: Any) -> list[Any]:
     """Return the objects that were given to a new object, and refer to it still."""
-    return [child for child in instance._along or () if any(related is instance for related in child.__rel__.values())]
+    given = {id(child): child for child in instance._along or ()}
+    return [child for child in given.values() if any(related is instance for related in child.__rel__.values())]
 
 
 def items(values: Iterable[Any]) -> list[Any]:
@@ -149,5 +177,5 @@ def items(values: Iterable[Any]) -> list[Any]:
         if isinstance(value, (peewee.Model, str, bytes)) or not isinstance(value, Iterable):
             found.append(value)
         else:
-            found += value
+            found.extend(value)
     return found

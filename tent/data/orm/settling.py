@@ -101,12 +101,13 @@ class Settlement:
         committed = instance._committed
         instance._committed = {name: value for name, value in committed.items() if name not in former} or CLEAN
         instance._epoch = unit.loader.epoch
+        unit.identity_map.note(instance)
 
     def deleted(self, instance: Any, mapper: Mapper) -> None:
         """Note that the row of an object is deleted."""
         unit, step = self._unit, Deleted(mapper, instance, self._unit.identity_of(instance)[1])
         self._log.append(step)
-        unit.note_moves(mapper.model)
+        unit.loader.note_moves(mapper.model)
         unit.identity_map.discard(mapper.model, step.key, instance)
         for books in (unit.dirty, unit.deleted):
             books.pop(id(instance), None)
@@ -119,7 +120,8 @@ class Settlement:
         """Let objects follow the rows that they refer to, when the key that they do it by has changed."""
         for field, keys in moved.items():
             mapper = self._unit.loader.mapper(field.model)
-            for child in self._unit.identity_map.referring(field.model, field.name, keys):
+            self._unit.loader.note_moves(field.model)
+            for child in self._unit.referring(field, keys):
                 key = child.__data__[field.name]
                 if field.name not in child._committed:
                     child.__data__[field.name] = keys[key]
@@ -129,8 +131,8 @@ class Settlement:
         """Note what became of the rows that referred to deleted ones."""
         unit = self._unit
         for field, values in fallout.items():
-            unit.note_moves(field.model)
-            children = unit.identity_map.referring(field.model, field.name, values)
+            unit.loader.note_moves(field.model)
+            children = unit.referring(field, values)
             if action(field) != CASCADE:
                 self._parted(field, children)
                 continue

@@ -72,6 +72,11 @@ def session_of(instance: Any) -> Any:
     return None if owner is None else owner.session()
 
 
+def has_row(instance: Any) -> bool:
+    """Return whether an object has a row, as far as is known."""
+    return instance._committed is not None and instance._committed is not DELETED
+
+
 def state_of(instance: Any) -> str:
     """Return "transient", "pending", "persistent", "deleted" or "detached"."""
     committed, owned = instance._committed, session_of(instance) is not None

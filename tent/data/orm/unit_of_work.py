@@ -22,8 +22,9 @@ from .identity import IdentityMap
 from .loading import Loader
 from .mapper import Mapper
 from .ordering import Plan
+from .peers import Answer
 from .relation import along
-from .tracking import CLEAN, DELETED, Owner, changed_names, committed_value, session_of
+from .tracking import CLEAN, DELETED, Owner, changed_names, committed_value, has_row, session_of
 
 Books = dict[int, Any]
 
@@ -43,7 +44,7 @@ class UnitOfWork:
         self.unsettled: set[Any] = set()  # models of which what is pending lets rows come, go or move
         self._writings = 0
         self._statements = 0
-        self._moves: dict[Any, int] = {}
+        self.answers: list[Answer] = []  # what is known of relations, to be forgotten at the end of the transaction
         self.pending: dict[Any, Any] = {}  # new objects that were added with a key, by model and key
 
     # Registering
@@ -59,13 +60,15 @@ class UnitOfWork:
                 if one.__rel__:
                     waiting.extend(self._reachable(one, one.__rel__))
                 if one._along is not None:
-                    waiting.extend(along(one))
+                    waiting.extend(self._coming_along(one))
         for one in found.values():
-            one._owner, one._committed = self.owner, None
+            one._owner, one._committed, one._peers = self.owner, None, None
             if one._given is None:
                 one._given = set(one.__data__)
             self.new[id(one)] = one
             self.unsettled.add(type(one))
+            for relation in type(one)._meta.relations:
+                relation.give_link(one)
             self.register_key(one)
         return list(found.values())
 
@@ -94,10 +97,11 @@ class UnitOfWork:
                 "which copies its values to that one."
             )
         self._refuse_owned_elsewhere(instance)
-        instance._owner, instance._epoch = self.owner, -1
+        instance._owner, instance._epoch, instance._peers = self.owner, -1, None
         self.identity_map.add(mapper.model, key, instance)
         if instance._committed:
             self.dirty[id(instance)] = instance
+            self.register_moved(instance)
 
     def register_dirty(self, instance: Any) -> None:
         self.dirty[id(instance)] = instance
@@ -131,21 +135,25 @@ class UnitOfWork:
             self.expunge(instance)
 
     def expunge(self, instance: Any) -> None:
-        """Let go of an object: a pending one is transient again, another one detached."""
-        if instance._committed is not None and instance._committed is not DELETED:
+        """Let go of an object: a pending one is transient again, with what came along, another one detached."""
+        for child in along(instance) if id(instance) in self.new else ():
+            if id(child) in self.new and child is not instance:
+                self.cancel_new(child)
+        if has_row(instance):
             mapper, key = self.identity_of(instance)
             self.identity_map.discard(mapper.model, key, instance)
         for books in (self.new, self.dirty, self.deleted, self.gone):
             books.pop(id(instance), None)
         instance._owner = None
-        self.note_moves(type(instance))
+        self.loader.note_moves(type(instance))
 
     def expunge_all(self) -> None:
         """Let go of all objects, in a few steps however many there are."""
         for instance in self.new.values():
             instance._owner = None
-        for books in (self.new, self.dirty, self.deleted, self.gone, self.pending):
+        for books in (self.new, self.dirty, self.deleted, self.gone, self.pending, self.unsettled):
             books.clear()
+        self.forget_answers()
         self.owner.let_go()
         self.owner = self.loader.owner = Owner(self.session())
         self.identity_map.clear()
@@ -172,6 +180,18 @@ class UnitOfWork:
                 )
             if session is None and related._committed is None:  # type: ignore[attr-defined]
                 found.append(related)
+        return found
+
+    def _coming_along(self, instance: Any) -> list[Any]:
+        """Return the transient objects that a new one was given; of the others, the detached ones are taken in."""
+        found = []
+        for child in along(instance):
+            self._refuse_owned_elsewhere(child)
+            if session_of(child) is None:
+                if has_row(child):
+                    self.register_persistent(child)
+                else:
+                    found.append(child)
         return found
 
     def identity_of(self, instance: Any) -> tuple[Mapper, Any]:
@@ -255,24 +275,27 @@ class UnitOfWork:
         """Note that a statement of the program's own has written rows, whichever these are."""
         self._statements += 1
 
-    def note_moves(self, model: Any) -> None:
-        """Note that rows of a model have come, gone or moved."""
-        self._moves[model] = self._moves.get(model, 0) + 1
-
     def note_flush(self, plan: Plan) -> None:
         """Note that a flush has written rows."""
         self._writings += 1
         moving = {change.mapper.model for change in plan.updates if change.mapper.is_moved_by(change.names)}
         for model in {mapper.model for mapper in plan.new} | {c.mapper.model for c in plan.deletes} | moving:
-            self.note_moves(model)
+            self.loader.note_moves(model)
 
-    def moment(self) -> tuple[int, int, int]:
+    def moment(self) -> tuple[Any, ...]:
         """Return what changes whenever something is written, or a transaction ends."""
-        return self.loader.epoch, self._statements, self._writings
+        return self.owner, self.loader.epoch, self._statements, self._writings
 
-    def moment_of(self, model: Any) -> tuple[int, int, int]:
+    def moment_of(self, model: Any) -> tuple[Any, ...]:
         """Return what changes whenever rows of a model may have come, gone or moved, or a transaction ends."""
-        return self.loader.epoch, self._statements, self._moves.get(model, 0)
+        return self.owner, self.loader.epoch, self._statements, self.loader.moves.get(model, 0)
+
+    def referring(self, field: Any, values: Iterable[Any]) -> list[Any]:
+        """Return the objects whose rows have one of these values in a foreign key."""
+        if not self.identity_map.has(field.model):
+            return []
+        found = self.identity_map.referring(field.model, field.name, values)
+        return [one for one in found if one._owner is self.owner and has_row(one)]
 
     def end_transaction(self) -> None:
         """What was read or written until now may be out of date from now on."""
@@ -280,3 +303,15 @@ class UnitOfWork:
             instance._owner = None
         self.gone.clear()
         self.loader.epoch += 1
+        self.forget_answers()
+
+    def open_answer(self, moment: Any) -> Answer:
+        """Return a new answer, which counts until something comes, goes or moves, or the transaction ends."""
+        self.answers.append(Answer(moment))
+        return self.answers[-1]
+
+    def forget_answers(self) -> None:
+        """Forget what is known of relations, and hold on to no objects for it."""
+        for answer in self.answers:
+            answer.found.clear()
+        self.answers.clear()
