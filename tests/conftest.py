@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,3 +94,20 @@ def collected(engine: Any) -> Iterator[list[str]]:
         yield ran
     finally:
         engine.query_hooks.remove(hook)
+
+
+def calls_in(call: Callable[[], Any]) -> int:
+    """Return how many functions a call calls, in Python and in C: work on each object would show."""
+    count = 0
+
+    def profile(frame: Any, event: str, argument: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    former = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        call()
+    finally:
+        sys.setprofile(former)
+    return count

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import datetime
 import decimal
-import sys
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 import peewee
 import pytest
-from conftest import Node, Note, Person
+from conftest import Node, Note, Person, calls_in
 
 from tent.data import dbm
 
@@ -174,23 +173,6 @@ def test_a_rollback_of_one_change_among_many_loaded_objects_does_the_work_of_one
     everyone[5].name = "other"
     assert calls_in(session.rollback) < 1.5 * calls_with_few
     assert everyone[5].name == "p6"
-
-
-def calls_in(call: Callable[[], Any]) -> int:
-    """Return how many functions a call calls, in Python and in C: work on each object would show."""
-    count = 0
-
-    def profile(frame: Any, event: str, argument: Any) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    former = sys.getprofile()
-    sys.setprofile(profile)
-    try:
-        call()
-    finally:
-        sys.setprofile(former)
-    return count
 
 
 # Inserts

@@ -78,6 +78,16 @@ def test_the_table_in_between_is_installed_with_the_others(engine: Any) -> None:
     ]
 
 
+def test_a_model_is_related_to_itself_through_a_model_only() -> None:
+    base = dbm.declarative_base()
+
+    class Page(base):  # type: ignore[misc, valid-type]
+        pass
+
+    with pytest.raises(dbm.ArgumentError, match="Page needs a through_model"):
+        Page._meta.add_field("links", peewee.ManyToManyField(Page))
+
+
 def test_a_model_in_between_must_be_one_of_a_session() -> None:
     class Through(peewee.Model):
         pass
@@ -167,6 +177,28 @@ def test_what_is_assigned_replaces_what_differs(session: Any, engine: Any, post:
         session.flush()
     assert [sql.split()[0] for sql in ran if "through" in sql] == ["SELECT", "INSERT", "DELETE"]
     assert words(post) == ["a", "c"]
+
+
+def test_assigning_to_a_pending_object_flushes_nothing(session: Any, ann: User, statements: Statements) -> None:
+    red = Tag(word="red")
+    session.add(red)
+    session.commit()
+    with statements() as ran:
+        for _ in range(50):
+            post = Post()
+            session.add(post)
+            post.tags = [red]
+            post.author = ann
+        session.commit()
+    assert len(ran) == 4  # BEGIN, posts, links, COMMIT
+
+
+def test_a_link_that_was_made_by_hand_counts(session: Any) -> None:
+    ann, bob = Member(name="Ann"), Member(name="Bob")
+    session.add_all([ann, Friendship(member=ann, friend=bob)])
+    assert ann.friends.clear() == 1
+    session.commit()
+    assert session.query(Friendship).count() == 0
 
 
 def test_what_was_added_and_removed_before_a_flush_comes_to_nothing(

@@ -9,7 +9,7 @@ import blog
 import peewee
 import pytest
 from blog import COMMENTS, POSTS, Comment, Post, User
-from conftest import Node, Person
+from conftest import Node, Person, calls_in
 
 from tent.data import dbm
 
@@ -99,6 +99,44 @@ def test_a_tree_falls_with_its_root(session: Any) -> None:
     session.flush()
     assert states(session, [root, *twigs, *leaves]) == {"deleted"}
     assert session.query(Branch).count() == 1
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_is_marked_and_goes_with_another_one_anyway_is_deleted_once(session: Any, full: None, order: int) -> None:
+    user = session.query(User).first()
+    [comment, *_] = session.query(Comment).join(Post, on=Comment.post).where(Post.author == user)
+    for instance in [user, comment][::order]:
+        session.delete(instance)
+    session.commit()
+    assert states(session, [user, comment]) == {"detached"}
+
+
+def test_a_marked_grandchild_goes_with_its_tree(session: Any) -> None:
+    root = Branch()
+    leaf = Branch(parent=Branch(parent=root))
+    session.add(leaf)
+    session.commit()
+    session.delete(leaf)
+    session.delete(root)
+    session.commit()
+    assert session.query(Branch).count() == 0
+
+
+@pytest.mark.parametrize("engine", ["memory"], indirect=True)
+def test_a_delete_costs_what_it_deletes_not_what_is_loaded(session: Any, full: None) -> None:
+    users, posts = session.query(User).all(), session.query(Post).all()
+
+    def delete(user: User) -> None:
+        session.delete(user)
+        session.flush()
+
+    delete(users[0])  # the first one makes the index
+    few = calls_in(lambda: delete(users[1]))
+    session.execute(Post.insert_many([{"author": users[-1].id} for _ in range(3_000)]))
+    posts = session.query(Post).all()
+    delete(users[2])
+    assert calls_in(lambda: delete(users[3])) < 1.2 * few
+    assert len(posts) > 3_000
 
 
 def test_a_rollback_brings_them_back(session: Any, full: None) -> None:

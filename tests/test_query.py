@@ -1077,6 +1077,11 @@ def test_a_commit_in_the_middle_of_streaming_committed_rows_is_no_matter(session
     assert session.query(Person).filter_by(age=1).count() == 5
 
 
+def test_get_refuses_to_ignore_conditions(session: dbm.Session) -> None:
+    with pytest.raises(dbm.InvalidRequestError, match=r"would ignore them: use session\.get\(\)"):
+        session.query(Person).filter_by(name="Jo").get(1)
+
+
 def test_what_was_loaded_eagerly_gives_way_to_a_query_when_something_was_written(session: dbm.Session) -> None:
     person = Person(name="Jo")
     session.add(Note(person=person, text="a"))

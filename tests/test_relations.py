@@ -32,6 +32,17 @@ class City(Local):
     name = peewee.CharField()
 
 
+class Region(Local):
+    code = peewee.CharField(unique=True)
+
+
+class Place(Local):
+    """Refers to a column whose changes it follows."""
+
+    region = peewee.ForeignKeyField(Region, field="code", backref="places", on_update="CASCADE")
+    name = peewee.CharField()
+
+
 class Team(Local):
     name = peewee.CharField()
     captain = peewee.DeferredForeignKey("Player", null=True, backref="captain_of")
@@ -191,6 +202,41 @@ def test_after_a_rollback_it_comes_along_again(session: Any) -> None:
     session.add(user)
     session.commit()
     assert session.query(Post).one().author is user
+
+
+def test_what_is_added_to_a_pending_object_comes_along_again_after_a_rollback(session: Any) -> None:
+    user = User(name="Ann")
+    session.add(user)
+    user.posts.add(Post(title="t"))
+    session.rollback()
+    session.add(user)
+    session.commit()
+    assert [post.title for post in user.posts] == ["t"]
+
+
+def test_a_list_that_was_taken_from_a_new_object_goes_on_in_the_session(session: Any) -> None:
+    user = User(name="Ann")
+    posts = user.posts
+    session.add(user)
+    posts.add(Post(title="t"))
+    session.commit()
+    assert [post.title for post in posts] == ["t"]
+    assert len(posts) == 1
+
+
+@pytest.mark.parametrize("verb", ["delete", "expunge"])
+def test_what_came_along_goes_with_a_pending_object(session: Any, verb: str) -> None:
+    user = User(name="Ann", posts=[Post(title="t")])
+    session.add(user)
+    getattr(session, verb)(user)
+    assert session.new == []
+    session.commit()
+    assert session.query(User).count() == 0
+
+
+def test_merge_refuses_to_drop_what_an_object_was_given(session: Any) -> None:
+    with pytest.raises(dbm.InvalidRequestError, match="not what was given to it"):
+        session.merge(User(name="Ann", posts=[Post(title="t")]))
 
 
 def test_it_travels_in_a_pickle(session: Any) -> None:
@@ -394,6 +440,19 @@ def test_a_key_to_a_column_that_is_not_the_primary_key_is_followed_for_all(
     assert len(ran) == 2
 
 
+def test_objects_of_some_columns_are_followed_together(session: Any, full: None, statements: Statements) -> None:
+    with statements() as ran:
+        assert len({post.author.name for post in session.execute(Post.select(Post.id, Post.author))}) == USERS
+    assert len(ran) == 2
+
+
+def test_a_pending_object_is_found_by_a_column_that_is_not_the_primary_key(session: Any) -> None:
+    country = Country(code="de")
+    city = City(country="de", name="Bonn")
+    session.add_all([country, city])
+    assert city.country is country
+
+
 def test_keys_that_lead_nowhere_are_asked_for_once(tmp_path: Any) -> None:
     engine = dbm.connect({"driver": "sqlite", "path": tmp_path / "loose.db", "pragmas": {"foreign_keys": 0}})
     dbm.install_tables(engine, models=blog.Model)
@@ -564,6 +623,15 @@ def test_what_was_loaded_eagerly_sees_what_is_pending_too(session: Any, full: No
     assert len(list(two.posts)) == POSTS + 1
 
 
+def test_what_was_loaded_eagerly_can_be_added_to(session: Any, full: None) -> None:
+    one, *_ = session.query(User).with_related(User.posts, User.edited).all()
+    one.posts.add(Post(title="another"))
+    assert len(list(one.posts)) == POSTS + 1
+    [first, *_] = edited = list(one.edited)
+    one.edited.remove(first)
+    assert len(list(one.edited)) == len(edited) - 1
+
+
 def test_a_backref_shows_what_others_committed_once_the_transaction_has_ended(
     session: Any, other: Any, full: None
 ) -> None:
@@ -582,6 +650,81 @@ def test_conditions_are_a_query_of_their_own(session: Any, full: None, statement
         assert user.posts.filter_by(title="none").first() is None
         assert user.posts.count() == POSTS
     assert len(ran) == 4
+
+
+# What is known is known for a while only
+
+
+def test_a_key_that_was_set_is_followed_when_others_were_followed_before(session: Any, full: None) -> None:
+    posts, users = session.query(Post).all(), session.query(User).all()
+    assert posts[0].editor in users
+    session.expunge_all()
+    posts = session.query(Post).all()
+    assert posts[0].editor.id == posts[0].editor_id
+    posts[3].editor_id = users[7].id
+    assert posts[3].editor.id == users[7].id
+
+
+def test_a_row_that_is_read_again_knows_what_refers_to_it_anew(session: Any, other: Any, full: None) -> None:
+    users = session.query(User).order_by(User.id).all()
+    before = [len(list(user.posts)) for user in users]
+    for number in range(3):
+        other.add(Post(author=other.get(User, users[number].id), title="theirs"))
+    other.commit()
+    session.refresh(users[0])
+    session.expire(users[1])
+    session.get(User, users[1].id)
+    assert session.query(User).where(User.id == users[2].id).one() is users[2]
+    assert [len(list(user.posts)) for user in users[:4]] == [before[0] + 1, before[1] + 1, before[2] + 1, before[3]]
+
+
+def test_a_refresh_that_finds_another_key_moves_the_object(session: Any, other: Any, full: None) -> None:
+    one, two, *_ = session.query(User).order_by(User.id)
+    [post, *_] = one.posts
+    list(two.posts)
+    other.get(Post, post.id).author_id = two.id
+    other.commit()
+    session.refresh(post)
+    assert not any(mine is post for mine in one.posts)
+    assert any(theirs is post for theirs in two.posts)
+
+
+def test_what_a_session_knew_is_unknown_in_the_next_one(session: Any, other: Any, full: None) -> None:
+    users = session.query(User).all()
+    list(users[0].posts)
+    session.close()
+    other.add(users[0])
+    assert {other.state(post) for post in users[0].posts} == {"persistent"}
+
+
+def test_an_object_that_was_moved_while_it_was_detached_is_where_it_was_moved_to(session: Any, full: None) -> None:
+    one, two, *_ = session.query(User).all()
+    [post, *_] = one.posts
+    list(two.posts)
+    session.expunge(post)
+    post.author = two
+    session.add(post)
+    assert any(theirs is post for theirs in two.posts)
+
+
+def test_keys_that_moved_with_on_update_are_followed(session: Any) -> None:
+    a, b = Region(code="A"), Region(code="B")
+    session.add_all([Place(region=a, name="of a"), Place(region=b, name="of b")])
+    session.commit()
+    a, b = session.query(Region).order_by(Region.code)
+    assert [[place.name for place in region.places] for region in (a, b)] == [["of a"], ["of b"]]
+    a.code = "X"
+    session.flush()
+    b.code = "A"
+    assert [[place.name for place in region.places] for region in (a, b)] == [["of a"], ["of b"]]
+
+
+def test_the_end_of_the_transaction_lets_go_of_what_was_loaded_for_others(session: Any, full: None) -> None:
+    users = session.query(User).all()
+    loaded = [weakref.ref(post) for user in users for post in user.posts]
+    session.commit()
+    gc.collect()
+    assert [reference for reference in loaded if reference() is not None] == []
 
 
 # The session of what is followed

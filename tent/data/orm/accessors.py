@@ -10,7 +10,7 @@ from typing import Any
 import peewee
 
 from .errors import DetachedInstanceError
-from .relation import Along, Relation
+from .relation import Along, Loaded, Relation
 from .tracking import (
     MISSING,
     ColumnAccessor,
@@ -139,7 +139,7 @@ class BackrefAccessor(_RelatedAccessor, peewee.BackrefAccessor):
         unit = session._unit
         if at != unit.moment() or unit.is_unsettled(self.field.model):
             return None
-        return [child for child in found if id(child) not in unit.deleted] if unit.deleted else found
+        return Loaded((child for child in found if id(child) not in unit.deleted), self._of(instance))
 
     def __set__(self, instance: Any, value: Any) -> None:
         session = session_of(instance)

@@ -157,6 +157,26 @@ class Along:
         return len(children)
 
 
+class Loaded(list[Any]):
+    """What Peewee has loaded for a relation: a list, with the verbs of the query that it stands in for."""
+
+    def __init__(self, found: Iterable[Any], query: Any) -> None:
+        super().__init__(found)
+        self._query = query
+
+    def add(self, *values: Any) -> None:
+        """As of the query."""
+        self._query.add(*values)
+
+    def remove(self, *values: Any) -> int:  # type: ignore[override]
+        """As of the query."""
+        return int(self._query.remove(*values))
+
+    def clear(self) -> int:  # type: ignore[override]
+        """As of the query."""
+        return int(self._query.clear())
+
+
 def give(instance: Any, child: Any) -> None:
     """Let an object come along with a new one that it refers to."""
     if instance._along is None:
