@@ -159,7 +159,6 @@ class ManyToManyAccessor(_RelatedAccessor, peewee.ManyToManyFieldAccessor):
             keys = self.through_model._meta.model_refs[self.model][:2]
             self.src_fk, self.dest_fk = reversed(keys) if field._is_backref else keys
         self.relation = Relation(name, self.src_fk, self.dest_fk)
-        self.through_model._meta.relations += (self.relation,)
 
     def __get__(self, instance: Any, instance_type: Any = None) -> Any:
         if instance is None:

@@ -10,7 +10,7 @@ import peewee
 from .change import Change
 from .engine import Engine
 from .errors import FlushError, StaleDataError, explain, shown
-from .mapper import mapper_of
+from .mapper import mapper_of, where_equal
 
 _REMEDY = (
     "This typically happens when another session has changed or deleted the row meanwhile: roll back, load the object "
@@ -86,6 +86,18 @@ def name_stale(database: Engine, error: StaleDataError, changes: Sequence[Change
             return StaleDataError(
                 f"{error} {change.instance!r} was loaded with {mapper.version} {change.version}, and its row has "
                 f"{version} now. {_REMEDY}",
+                change.instance,
+            )
+    for change in changes if changes[0].mapper.version else ():
+        mapper, version = change.mapper, change.mapper.by_name[change.mapper.version or ""]
+        sql = f"SELECT {version.sql} FROM {mapper.table} WHERE {mapper.where_key} AND NOT {where_equal([version])}"
+        for (stored,) in database.fetch(
+            sql, [*mapper.key_params(change.key), version.encoded_one(change.version)]
+        ).rows:
+            return StaleDataError(
+                f"{error} The row of {change.instance!r} has its {version.name} in the notation of another program, "
+                f"{shown(stored)}, which stands for the same and is not the same. Let that program write it as Peewee "
+                "does.",
                 change.instance,
             )
     return error

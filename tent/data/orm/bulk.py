@@ -12,6 +12,7 @@ from .engine import BufferedCursor
 from .errors import ArgumentError, InvalidRequestError
 from .mapper import Mapper
 from .settling import Settlement
+from .version import Version
 
 
 def update(transaction: Any, query: Any, values: Mapping[Any, Any], synchronize: Any) -> int:
@@ -31,18 +32,31 @@ def delete(transaction: Any, query: Any, synchronize: Any) -> int:
 def write(transaction: Any, statement: Any, synchronize: Any = "fetch") -> BufferedCursor:
     """Run a Peewee statement that writes, in the open transaction, and make the session's objects agree with it."""
     database = transaction.database
+    if isinstance(statement, peewee.ModelUpdate):
+        statement = _counting(statement)
     sql, params = database.parse(statement)
     if synchronize is not False and isinstance(statement, peewee.ModelDelete):
         return _delete(transaction, statement, sql, params)
     if synchronize is not False and isinstance(statement, peewee.ModelUpdate):
         return _update(transaction, statement, sql, params)
-    return _fetch(transaction, sql, params)
+    return _fetch(transaction, getattr(statement, "model", None), sql, params)
+
+
+def _counting(statement: Any) -> Any:
+    """Return an update that gives its rows another version, if the model has one and the update sets none."""
+    version = next((field for field in statement.model._meta.sorted_fields if isinstance(field, Version)), None)
+    following = None if version is None or version in statement._update else version.following_in_bulk()
+    if following is None:
+        return statement
+    counting = statement.clone()
+    counting._update = {**statement._update, version: following}
+    return counting
 
 
 def _update(transaction: Any, statement: Any, sql: str, params: Any) -> BufferedCursor:
     unit, settlement = transaction.unit, Settlement(transaction.unit, transaction.scopes[-1].log)
     if not unit.identity_map.has(statement.model):
-        return _fetch(transaction, sql, params)
+        return _fetch(transaction, statement.model, sql, params)
     mapper = unit.loader.mapper(statement.model)
     held = {}
     for row in _rows(transaction, mapper, mapper.key_names, statement._where):
@@ -50,12 +64,13 @@ def _update(transaction: Any, statement: Any, sql: str, params: Any) -> Buffered
         instance = unit.identity_map.find(mapper.model, key)
         if instance is not None:
             held[key] = instance
-    before = {key: dict(instance.__data__) for key, instance in held.items()}
-    cursor = _fetch(transaction, sql, params)
+    before = {key: (dict(instance.__data__), instance._reading) for key, instance in held.items()}
+    cursor = _fetch(transaction, statement.model, sql, params)
     read = set(map(id, unit.loader.by_keys(mapper, list(held))))
     for key, instance in held.items():
         if id(instance) in read:
-            former = {name: old for name, old in before[key].items() if instance.__data__.get(name) != old}
+            values, instance._reading = before[key]  # a rollback gives it what it had
+            former = {name: old for name, old in values.items() if instance.__data__.get(name) != old}
             if former:
                 settlement.updated(instance, mapper, former)
         else:  # its key was changed, by an expression perhaps: its row is known no more
@@ -68,12 +83,12 @@ def _delete(transaction: Any, statement: Any, sql: str, params: Any) -> Buffered
     model = statement.model
     fallout: Fallout = {}
     if not any(map(unit.identity_map.has, [model, *affected(model)])):
-        return _fetch(transaction, sql, params)
+        return _fetch(transaction, statement.model, sql, params)
     mapper = unit.loader.mapper(model)
     names = (*mapper.key_names, *sorted(mapper.referred - set(mapper.key_names)))
     rows = _rows(transaction, mapper, names, statement._where)
-    foresee(transaction.database, unit.identity_map, model, [dict(zip(names, row)) for row in rows], fallout)
-    cursor = _fetch(transaction, sql, params)
+    foresee(transaction.database, unit.identity_map.has, model, [dict(zip(names, row)) for row in rows], fallout)
+    cursor = _fetch(transaction, statement.model, sql, params)
     for row in rows:
         instance = unit.identity_map.find(model, mapper.identity(row[: len(mapper.key_names)]))
         if instance is not None:
@@ -84,14 +99,18 @@ def _delete(transaction: Any, statement: Any, sql: str, params: Any) -> Buffered
 
 def _run(transaction: Any, statement: Any, where: Any, synchronize: Any) -> int:
     statement._where = where
-    transaction.flush()
+    if not transaction.is_flushing:
+        transaction.flush()
     transaction.begin()
     return write(transaction, statement, synchronize).rowcount
 
 
-def _fetch(transaction: Any, sql: str, params: Any) -> BufferedCursor:
+def _fetch(transaction: Any, model: Any, sql: str, params: Any) -> BufferedCursor:
     cursor: BufferedCursor = transaction.fetch(sql, params)
-    transaction.unit.note_statement()
+    if model is None:
+        transaction.unit.note_statement()
+    else:
+        transaction.unit.note_bulk(model)
     return cursor
 
 

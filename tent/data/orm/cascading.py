@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .engine import Engine
-from .identity import IdentityMap
 from .mapper import Mapper, chunks, in_clause, mapper_of
 from .peers import GROUP
 
@@ -35,12 +34,12 @@ def affected(model: Any) -> set[Any]:
 
 
 def foresee(
-    database: Engine, identity_map: IdentityMap, model: Any, rows: Iterable[Mapping[str, Any]], fallout: Fallout
+    database: Engine, has: Callable[[Any], bool], model: Any, rows: Iterable[Mapping[str, Any]], fallout: Fallout
 ) -> None:
     """Add to a fallout what comes of deleting rows of a model, which are about to be deleted.
 
-    Of the rows only the columns count that others refer to. Nothing is read, unless objects are in the session that
-    refer to rows which go along with these: then the keys of those rows are.
+    Of the rows only the columns count that others refer to. `has` tells whether objects of a model may be concerned:
+    only if some refer to rows that go along with these, something is read, namely the keys of those rows.
     """
     if not database.enforces_foreign_keys:
         return
@@ -51,7 +50,7 @@ def foresee(
             fresh = {row[field.rel_field.name] for row in rows} - fallout.get(field, set()) - {None}
             if fresh:
                 fallout.setdefault(field, set()).update(fresh)
-                if action(field) == CASCADE and any(map(identity_map.has, affected(field.model))):
+                if action(field) == CASCADE and any(map(has, affected(field.model))):
                     waiting.append((field.model, list(_rows(database, field, list(fresh)))))
 
 

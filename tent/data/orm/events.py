@@ -13,7 +13,8 @@ from .ordering import Plan
 from .tracking import changed_names
 from .unit_of_work import UnitOfWork
 
-ROUNDS = 100
+ROUNDS = 100  # of flushes in a commit
+_ROUNDS = 1_000  # in which listeners may add or change objects before a flush
 
 
 class Events:
@@ -46,18 +47,17 @@ class Events:
 
     def fire_end(self, name: str, how: str) -> None:
         """Tell that a transaction has ended."""
-        if self:
-            self._ended = how
-            try:
-                self.fire(name)
-            finally:
-                self._ended = None
+        self._ended = how
+        try:
+            self.fire(name)
+        finally:
+            self._ended = None
 
     def before_flush(self) -> None:
         """Call what waits for the flush, then for each row that it writes, until nothing more comes of that."""
         self.fire("before_flush", self._unit, None)
         told: dict[tuple[str, int], Any] = {}
-        for _ in range(ROUNDS if hooks.models else 0):
+        for _ in range(_ROUNDS if hooks.models else 0):
             self._unit.register_reachable()
             untold = [(verb, one) for verb, one in self._pending() if (verb, id(one)) not in told]
             if not untold:
@@ -67,7 +67,7 @@ class Events:
                 self._tell("before", verb, instance)
         if hooks.models:
             raise FlushError(
-                f"Listeners added or changed objects in each of {ROUNDS} rounds, and so the flush would never end. "
+                f"Listeners added or changed objects in each of {_ROUNDS} rounds, and so the flush would never end. "
                 "Let before_insert and the like add nothing that makes them add again."
             )
 

@@ -18,6 +18,7 @@ from .related import Related
 from .relation import Relation
 from .result import Result
 from .settling import Settlement
+from .tracking import changed_names
 from .transaction import Transaction
 from .unit_of_work import UnitOfWork
 
@@ -152,15 +153,18 @@ class Execution:
 
     def _refuse_stale(self, mapper: Any, key: Any, instance: Any) -> None:
         """Refuse to lock the row of an object that has a version, and another one than its row."""
-        version = None if instance is None or mapper.version is None else instance.__data__.get(mapper.version)
-        if version is not None:
+        if instance is None or mapper.version is None:
+            return
+        version = instance.__data__.get(mapper.version)
+        if version is not None and (changed_names(instance) or instance._epoch == self.unit.loader.epoch):
             column = mapper.by_name[mapper.version]
             sql = f"SELECT {column.sql} FROM {mapper.table} WHERE {mapper.where_key}"
             for (found,) in self.database.fetch(sql, mapper.key_params(key)).rows:
                 if column.decoded(found) != version:
                     raise StaleDataError(
                         f"{instance!r} was loaded with {mapper.version} {version}, and its row has "
-                        f"{column.decoded(found)} by now.",
+                        f"{column.decoded(found)} by now. Roll back, or session.refresh(obj, discard=True), and repeat "
+                        "what was done with it.",
                         instance,
                     )
 
@@ -189,7 +193,7 @@ class Execution:
         if found is None:
             self.prepare()
             found = following.load(self.unit, instance, field)
-        return found
+        return [child for child in found if id(child) not in self.unit.deleted]
 
     def dependents(self, instance: Any, delete_nullable: bool) -> list[tuple[Any, Any]]:
         """Return the objects that refer to an object, at any depth; see `following`."""

@@ -92,7 +92,7 @@ def answer(unit: UnitOfWork, instance: Any, field: Any) -> list[Any] | None:
     if found is None:
         return None
     known.given += 1
-    return [child for child in found if id(child) not in unit.deleted] if unit.deleted else list(found)
+    return list(found)
 
 
 def load(unit: UnitOfWork, instance: Any, field: Any) -> list[Any]:
@@ -115,7 +115,7 @@ def load(unit: UnitOfWork, instance: Any, field: Any) -> list[Any]:
         return unit.loader.by_column(mapper, field.name, [key])
     known.found.update(found)
     known.given += 1
-    return list(found.get(key, ()))
+    return found.get(key, [])
 
 
 def _is_asking(unit: UnitOfWork, peer: Any, target: str, known: Answer) -> bool:

@@ -6,12 +6,15 @@ what was flushed (a commit failed), the changes are kept on the objects, as chan
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import peewee
+
 from .mapper import Mapper
 from .mutable import plain
-from .tracking import CLEAN, DELETED, MISSING, is_same, session_of
+from .tracking import CLEAN, DELETED, IMMUTABLE, MISSING, Reading, is_same, put, session_of
 
 
 class Step:
@@ -19,7 +22,7 @@ class Step:
 
     inserted = False
 
-    def __init__(self, mapper: Mapper, instances: Sequence[Any]) -> None:
+    def __init__(self, mapper: Any, instances: Sequence[Any]) -> None:
         self.mapper = mapper
         self.instances = instances
 
@@ -129,53 +132,74 @@ class Deleted(Step):
                 unit.revert(instance)
 
 
+class Unseen(Step):
+    """Rows were written of which the session may have had no objects: what is read of them since is in doubt."""
+
+    def __init__(self, loader: Any) -> None:
+        super().__init__(None, [])
+        self._loader = loader
+        self._former = loader.reading
+        self._reading = loader.reading = Reading()
+
+    def undo(self, unit: Any, keep: bool) -> None:
+        self._reading.is_undone = True
+        self._loader.reading = self._former
+
+
 class Snapshot:
     """The new, changed and deleted objects of a session as they are before listeners may change them."""
 
     def __init__(self, unit: Any) -> None:
         self._unit = unit
-        self._books = [dict(books) for books in (unit.new, unit.dirty, unit.deleted)]
-        self._states = [_State(unit, instance) for instance in {**unit.new, **unit.dirty, **unit.deleted}.values()]
+        self._books = [dict(books) for books in (unit.new, unit.dirty, unit.deleted, unit.pending)]
+        self._states = [_State(instance) for instance in {**unit.new, **unit.dirty, **unit.deleted}.values()]
+        unit.expunged = []
 
     def restore(self) -> None:
         """Let all be as it was, what listeners have added, changed or let go of included."""
         unit = self._unit
-        new, dirty, _ = self._books
+        new, dirty, *_ = self._books
         for instance in [instance for number, instance in unit.new.items() if number not in new]:
             unit.cancel_new(instance)
         for instance in [instance for number, instance in unit.dirty.items() if number not in dirty]:
             unit.revert(instance)
-        for books, former in zip((unit.new, unit.dirty, unit.deleted), self._books):
+        for books, former in zip((unit.new, unit.dirty, unit.deleted, unit.pending), self._books):
             books.clear()
             books.update(former)
         for state in self._states:
-            state.restore(unit)
+            state.restore(unit.owner)
+        for instance in [instance for instance in unit.expunged if id(instance) not in new]:
+            instance._owner = unit.owner
+            if id(instance) not in dirty:
+                unit.revert(instance)
+            mapper, key = unit.identity_of(instance)
+            unit.identity_map.add(mapper.model, key, instance)
 
 
 class _State:
     """What an object is."""
 
-    def __init__(self, unit: Any, instance: Any) -> None:
+    def __init__(self, instance: Any) -> None:
         self._instance = instance
-        self._mutable = unit.loader.mapper(type(instance)).mutable
-        self._data = dict(instance.__data__)
-        self._data.update((name, plain(self._data[name])) for name in self._mutable if name in self._data)
+        self._data = {name: _copied(value) for name, value in instance.__data__.items()}
         self._related = dict(instance.__rel__)
         committed, given = instance._committed, instance._given
         self._committed = dict(committed) if committed else committed
         self._given = None if given is None else set(given)
 
-    def restore(self, unit: Any) -> None:
+    def restore(self, owner: Any) -> None:
         instance, now = self._instance, self._instance.__data__
-        kept = {name: now[name] for name in self._mutable if name in now and now[name] == self._data.get(name)}
+        kept = {name: now[name] for name, value in self._data.items() if name in now and is_same(value, now[name])}
         now.clear()
-        now.update(self._data, **kept)
+        now.update({**self._data, **kept})
         instance.__rel__.clear()
         instance.__rel__.update(self._related)
-        instance._committed, instance._given, instance._owner = self._committed, self._given, unit.owner
-        if self._committed is not None:
-            mapper, key = unit.identity_of(instance)
-            unit.identity_map.add(mapper.model, key, instance)
+        instance._committed, instance._given, instance._owner = self._committed, self._given, owner
+
+
+def _copied(value: Any) -> Any:
+    """Return a value that stays as it is when the one that it was copied of is changed in place."""
+    return value if type(value) in IMMUTABLE or isinstance(value, peewee.Node) else copy.deepcopy(value)
 
 
 def take_back(unit: Any, log: Sequence[Step], keep: bool = False) -> None:
@@ -189,7 +213,8 @@ def take_back(unit: Any, log: Sequence[Step], keep: bool = False) -> None:
             unit.revert(instance)
         unit.deleted.clear()
     for step in reversed(log):
-        step.undo(unit, keep or (not step.inserted and id(step.instances[0]) in fresh))
+        is_of_new = not step.inserted and any(id(instance) in fresh for instance in step.instances)
+        step.undo(unit, keep or is_of_new)
     if not keep:
         for number, instance in unit.new.items():
             if number in unit.gone:
@@ -205,14 +230,6 @@ def restore(instance: Any, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         instance.__rel__.pop(name, None)
         put(instance.__data__, name, value)
-
-
-def put(data: dict[str, Any], name: str, value: Any) -> None:
-    """Set a value; MISSING means that there is none."""
-    if value is MISSING:
-        data.pop(name, None)
-    else:
-        data[name] = value
 
 
 def _first_inserted(log: Sequence[Step]) -> set[int]:

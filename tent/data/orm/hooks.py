@@ -29,22 +29,26 @@ class Listeners:
     """The functions that wait for the events of a session, an engine or a model, in the order in which they came."""
 
     def __init__(self) -> None:
-        self._calls: dict[str, dict[Listener, Listener]] = {}
+        self._calls: dict[str, list[tuple[Listener, Listener]]] = {}  # each listener, and how it is called
 
     def __bool__(self) -> bool:
         return any(self._calls.values())
 
     def add(self, name: str, function: Listener, arguments: tuple[str, ...]) -> None:
         """Let a function wait for an event; one that does so already does so once."""
-        self._calls.setdefault(name, {})[function] = _adapted(name, function, arguments)
+        call = _adapted(name, function, arguments)
+        if all(function != other for other, _ in self._calls.setdefault(name, [])):
+            self._calls[name].append((function, call))
 
     def remove(self, name: str, function: Listener) -> bool:
         """Let a function wait no more, and return whether it did."""
-        return self._calls.get(name, {}).pop(function, None) is not None
+        waiting = self._calls.get(name, [])
+        self._calls[name] = [(other, call) for other, call in waiting if other != function]
+        return len(waiting) > len(self._calls[name])
 
     def of(self, name: str) -> list[Listener]:
         """Return what to call at an event, with all of its arguments."""
-        return list(self._calls.get(name, {}).values())
+        return [call for _, call in self._calls.get(name, ())]
 
 
 class ModelListeners:
@@ -55,12 +59,18 @@ class ModelListeners:
         self._found: dict[tuple[type, str], list[Listener]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._own)
+        return any(self._own.values())
 
-    def listeners_of(self, model: type) -> Listeners:
-        """Return the listeners of a class itself, to be changed."""
+    def add(self, model: type, name: str, function: Listener) -> None:
+        """Let a function wait for an event of the objects of a class."""
+        self._own.setdefault(model, Listeners()).add(name, function, MODEL_EVENTS[name])
         self._found.clear()
-        return self._own.setdefault(model, Listeners())
+
+    def remove(self, model: type, name: str, function: Listener) -> bool:
+        """Let a function wait no more, and return whether it did."""
+        is_removed = model in self._own and self._own[model].remove(name, function)
+        self._found.clear()
+        return is_removed
 
     def of(self, model: type, name: str) -> list[Listener]:
         """Return what to call at an event of an object of a class."""
@@ -75,11 +85,13 @@ models = ModelListeners()
 
 
 def _adapted(name: str, function: Listener, arguments: tuple[str, ...]) -> Listener:
-    """Return a function that takes all arguments of an event and passes on what the listener takes: all, or one."""
+    """Return a function that takes all arguments of an event and passes on what the listener takes: one, or all."""
     place = next(place for place, argument in enumerate(arguments) if argument.startswith("*"))
-    for count in dict.fromkeys((len(arguments), 1)):
-        if _takes(function, count):
-            return function if count == len(arguments) else lambda *given: function(given[place])
+    takes_one, takes_all = _takes(function, 1), _takes(function, len(arguments))
+    if takes_all and (not takes_one or len(arguments) == 1 or _is_open(function)):
+        return function
+    if takes_one:
+        return lambda *given: function(given[place])
     names = ", ".join(argument.lstrip("*") for argument in arguments)
     raise ArgumentError(
         f"{shown(function)} can't listen to {name!r}: it has to be a function that takes "
@@ -90,6 +102,14 @@ def _adapted(name: str, function: Listener, arguments: tuple[str, ...]) -> Liste
 def _takes(function: Any, count: int) -> bool:
     try:
         inspect.signature(function).bind(*range(count))
-    except (TypeError, ValueError):
+    except ValueError:  # of some builtins, such as set().add, Python knows no signature
+        return callable(function) and count == 1
+    except TypeError:
         return False
     return True
+
+
+def _is_open(function: Any) -> bool:
+    """Tell whether a function takes any number of arguments."""
+    parameters = inspect.signature(function).parameters.values()
+    return any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)

@@ -26,15 +26,19 @@ def listen(target: Any, name: str, function: Listener) -> None:
     `after_insert`, `after_update`, `after_delete`. The function takes the object, or, as in SQLAlchemy, `(mapper,
     connection, target)`: the model, the session's database, the object.
 
-    What `before_…` changes, adds or deletes is part of the flush; what `after_…` does is written by the next one, and
-    a commit goes on until nothing is left. One that raises makes the flush fail: all is as it was. Once the transaction
-    has ended (`after_commit`, `after_rollback`) the session can't be used until the listeners have returned. They are
-    not told of rows that the database changes by itself, nor of statements for many rows.
+    What listeners change, add or delete before a flush, or before a row is written, is part of the flush; what they do
+    after it is written by the next one, and a commit goes on until nothing is left. One that raises makes the flush
+    fail, and all is as it was; one of `before_commit` keeps the commit from happening. While `after_commit` and
+    `after_rollback` are told, nothing can be read or written in the session. Nobody is told of rows that the database
+    changes by itself, nor of statements for many rows.
 
     Raises `ArgumentError` for another target, event or function.
     """
-    events, listeners = _of(target, name)
-    listeners.add(name, function, events[name])
+    _events_of(target, name)
+    if isinstance(target, type):
+        hooks.models.add(target, name, function)
+    else:
+        _listeners_of(target).add(name, function, SESSION_EVENTS[name])
 
 
 def listens_for(target: Any, name: str) -> Callable[[F], F]:
@@ -49,25 +53,33 @@ def listens_for(target: Any, name: str) -> Callable[[F], F]:
 
 def unlisten(target: Any, name: str, function: Listener) -> None:
     """Have a function called no more. Raises `ArgumentError` if it did not listen to the event."""
-    if not _of(target, name)[1].remove(name, function):
+    _events_of(target, name)
+    is_model = isinstance(target, type)
+    removed = hooks.models.remove(target, name, function) if is_model else _listeners_of(target).remove(name, function)
+    if not removed:
         raise ArgumentError(f"{function!r} does not listen to {name!r} of {target!r}.")
 
 
-def _of(target: Any, name: str) -> tuple[Mapping[str, tuple[str, ...]], Listeners]:
-    """Return the events that a target has, and its listeners."""
+def _listeners_of(target: Session | Engine) -> Listeners:
+    return target._events.listeners if isinstance(target, Session) else target.listeners
+
+
+def _events_of(target: Any, name: str) -> Mapping[str, tuple[str, ...]]:
+    """Return the events that a target has. Raises `ArgumentError` if it has not the one of this name."""
     events: Mapping[str, tuple[str, ...]]
-    if isinstance(target, Session):
-        events, listeners = SESSION_EVENTS, target._events.listeners
-    elif isinstance(target, Engine):
-        events, listeners = SESSION_EVENTS, target.listeners
+    if isinstance(target, (Session, Engine)):
+        events = SESSION_EVENTS
     elif isinstance(target, type) and issubclass(target, ModelRoot):
-        events, listeners = MODEL_EVENTS, hooks.models.listeners_of(target)
+        events = MODEL_EVENTS
     else:
-        raise ArgumentError(f"Listen to a session, an engine or a model; {target!r} is none of them.")
+        raise ArgumentError(
+            f"Listen to a session, to an engine (for all its sessions, scoped ones too) or to a model; {target!r} is "
+            "none of them."
+        )
     if name not in events:
         near = difflib.get_close_matches(str(name), events, 1)
         raise ArgumentError(
             f"{target!r} has no event {name!r}{f' (did you mean {near[0]!r}?)' if near else ''}; it has "
             f"{', '.join(map(repr, events))}."
         )
-    return events, listeners
+    return events

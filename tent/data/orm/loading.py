@@ -19,7 +19,7 @@ from .mapper import Mapper, chunks, in_clause, mapper_of
 from .peers import GROUP, Peers
 from .query import is_entity, model_of
 from .result import Result
-from .tracking import CLEAN, Owner
+from .tracking import CLEAN, Owner, Reading
 
 Row = Sequence[Any]
 
@@ -32,6 +32,7 @@ class Loader:
         self.identity_map = identity_map
         self.owner = owner
         self.epoch = 0
+        self.reading: Reading | None = None  # what is read now, when it may be undone
         self.moves: dict[Any, int] = {}
 
     def note_moves(self, model: Any) -> None:
@@ -95,12 +96,16 @@ class Loader:
         instance._owner = self.owner
         instance._committed = CLEAN
         instance._epoch = self.epoch
+        if self.reading is not None:
+            instance._reading = self.reading
         return instance
 
     def refresh(self, instance: Any, data: dict[str, Any], mapper: Mapper) -> None:
         """Give an object the values of its row, except where it has unsaved changes."""
         current, committed, related = instance.__data__, instance._committed, instance.__rel__
         instance._epoch = self.epoch
+        if instance._reading is not self.reading:
+            instance._reading = self.reading
         if current == data and not committed:
             return
         for name in committed or ():
@@ -110,7 +115,7 @@ class Loader:
             data.pop(mapper.version, None)  # else the flush would not notice that the row was changed meanwhile
         for name in [name for name in related if name in data and data[name] != current.get(name)]:
             del related[name]
-        if any(data.get(field.name) != current.get(field.name) for field in mapper.foreign_keys):
+        if any(f.name in data and data[f.name] != current.get(f.name) for f in mapper.foreign_keys):
             self.note_moves(mapper.model)
         for name, value in data.items():
             # A dict that was handed out stays the object's own while it says what the row says.

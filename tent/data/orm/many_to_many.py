@@ -44,6 +44,7 @@ def _make_links(field: Any, model: Any, root: type) -> Any:
         "__qualname__": f"{model.__qualname__}.{name}",
         "__doc__": f"The links between {model.__name__} and {other.__name__}.",
     }
-    links = type(root)(name, (root,), attributes)
+    links: Any = type(root)(name, (root,), attributes)
+    links._meta.is_hidden = True
     setattr(model, name, links)  # so that a pickled link finds its class
     return links

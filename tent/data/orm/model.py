@@ -12,10 +12,10 @@ import peewee
 from peewee import make_snake_case  # type: ignore[attr-defined]
 
 from . import accessors, many_to_many, mutable, tracking
-from .errors import InvalidRequestError, shown
+from .errors import ArgumentError, InvalidRequestError, shown
 from .peers import Peers
 from .query import Alias, Raw, Select
-from .relation import Relation
+from .version import Version
 
 _Self = TypeVar("_Self", bound="ModelRoot")
 
@@ -85,7 +85,7 @@ _DIRECT = (tracking.ColumnAccessor, tracking.MutableAccessor)
 class ModelMetadata(peewee.Metadata):
     """Peewee's metadata, whose fields get accessors that track changes."""
 
-    relations: tuple[Relation, ...] = ()  # of a model of links: the many-to-many relations that they are for
+    is_hidden = False  # a model of links that was made for a many-to-many field, which alone makes its objects
     direct: frozenset[str] = frozenset()  # the names of the fields that a constructor can put into __data__ as they are
     mutable: frozenset[str] = frozenset()  # of these, those whose values can be changed in place
 
@@ -102,6 +102,8 @@ class ModelMetadata(peewee.Metadata):
             self.mutable = frozenset(
                 self.mutable | {field_name} if field.accessor_class is _DIRECT[1] else self.mutable
             )
+        if isinstance(field, Version):
+            self._refuse_second_version(field_name)
         if isinstance(field, peewee.ManyToManyField):
             many_to_many.prepare(field, self.model, field_name, ModelRoot)
         super().add_field(field_name, field, set_attribute)
@@ -110,6 +112,13 @@ class ModelMetadata(peewee.Metadata):
         self.__dict__.pop("mappers", None)  # what was compiled for the former fields
         if isinstance(field, peewee.FieldDatabaseHook) and self.database is None:
             field._db_hook(_sqlite)  # type: ignore[attr-defined]
+
+    def _refuse_second_version(self, name: str) -> None:
+        other = next((n for n, field in self.fields.items() if isinstance(field, Version) and n != name), None)
+        if other is not None:
+            raise ArgumentError(
+                f"{self.model.__name__} has two versions, {other!r} and {name!r}: it can have one only."
+            )
 
     def fields_to_index(self) -> list[Any]:
         """Return the indexes, named after the table: Peewee's names are the class's, which two models may share."""
@@ -143,6 +152,7 @@ class ModelRoot(peewee.Model):
     _owner: tracking.Owner | None = None
     _committed: Any = None
     _epoch: int = -1
+    _reading: tracking.Reading | None = None
     _given: Any = None
     _peers: Peers | None = None
     _along: Any = None
@@ -231,7 +241,7 @@ class ModelRoot(peewee.Model):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        for name in ("_owner", "_peers"):
+        for name in ("_owner", "_peers", "_reading"):
             state.pop(name, None)
         state["_committed"] = _MARKS.get(id(self._committed), self._committed)
         return state

@@ -17,7 +17,7 @@ from .engine import Engine
 from .errors import FlushError, StaleDataError
 from .identity import IdentityMap
 from .mapper import BATCH, Mapper, chunks, in_clause
-from .tracking import MISSING
+from .tracking import MISSING, put
 
 Fill = tuple[Any, str, Any]
 
@@ -33,15 +33,13 @@ class Persister:
         self.identity_map = identity_map
         self.filled: list[Fill] = []
         self.fallout: Fallout = {}
+        self._inserted: set[Any] = set()  # the models of new rows
         self._postponed: frozenset[tuple[int, str]] = frozenset()
 
     def undo(self) -> None:
         """Take back what was filled into objects."""
         for instance, name, old in reversed(self.filled):
-            if old is MISSING:
-                instance.__data__.pop(name, None)
-            else:
-                instance.__data__[name] = old
+            put(instance.__data__, name, old)
         self.filled.clear()
 
     # Inserting
@@ -60,6 +58,7 @@ class Persister:
 
     def insert(self, mapper: Mapper, instances: Sequence[Any]) -> None:
         """Insert rows, which need none of each other, in a statement for each set of columns and 500 rows."""
+        self._inserted.add(mapper.model)
         self._fill_foreign_keys(mapper, instances, [field.name for field in mapper.foreign_keys])
         for names, group in _shapes(mapper, instances).items():
             for part in chunks(group, len(names)):
@@ -174,7 +173,7 @@ class Persister:
         """Delete rows by their keys, 500 in a statement. What the database does to others by that is in `fallout`."""
         if mapper.referred:
             rows = [dict(zip(mapper.referred, change.old(mapper.referred))) for change in changes]
-            foresee(self.database, self.identity_map, mapper.model, rows, self.fallout)
+            foresee(self.database, self._may_hold, mapper.model, rows, self.fallout)
         changes = [change for change in changes if not fell(change, self.fallout)]
         if mapper.version is not None:
             sql = f"DELETE FROM {mapper.table} WHERE {_where_sql(mapper)}"
@@ -196,6 +195,10 @@ class Persister:
                 lambda some: self._delete(mapper, some),
                 lambda change: change.instance,
             )
+
+    def _may_hold(self, model: Any) -> bool:
+        """Return whether there may be objects of a model that have a row."""
+        return model in self._inserted or self.identity_map.has(model)
 
     def _delete(self, mapper: Mapper, changes: Sequence[Change]) -> None:
         sql = mapper.statement(

@@ -94,7 +94,7 @@ class Related(Query[T]):
 
     def _links(self) -> list[Any]:
         """Return what refers to the object, pending ones included."""
-        if self._owner._committed is None and self._relation.target is not None:
+        if self._owner._committed is None and self._relation.source.model._meta.is_hidden:
             return [child for child in along(self._owner) if self._relation.refers(child, self._owner)]
         found = self._session._execution.children(self._owner, self._relation.source)
         return [*found, *(child for child in self._session.new if self._relation.refers(child, self._owner))]

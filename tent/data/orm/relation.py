@@ -40,12 +40,6 @@ class Relation:
         setattr(value, self.source.name, instance)
         return value
 
-    def give_link(self, link: Any) -> None:
-        """Note a new link on the object that it is from, if that is new too."""
-        instance = link.__rel__.get(self.source.name)
-        if instance is not None and instance._committed is None:
-            give(instance, link)
-
     def part(self, instance: Any, children: Iterable[Any]) -> None:
         """Let objects refer to one no more: all, or none when one of them can't."""
         children = list(children)

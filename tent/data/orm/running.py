@@ -50,15 +50,20 @@ def run_transaction(engine: Engine, callback: Callable[[Session], T], attempts: 
     if not isinstance(attempts, int) or attempts < 1:
         raise ArgumentError(f"attempts is a number from 1 up, not {attempts!r}.")
     pause = _FIRST_PAUSE
+    begun: Any = None
     while True:
         attempts -= 1
         try:
             with Session(engine) as session:
-                with session.begin():
+                with session.begin() as begun:
                     result = callback(session)
             return result
         except (peewee.PeeweeException, StaleDataError) as error:
-            if attempts == 0 or not (isinstance(error, StaleDataError) or engine.is_retryable(error)):
+            if (
+                attempts == 0
+                or (begun is not None and begun.is_committed)
+                or not (isinstance(error, StaleDataError) or engine.is_retryable(error))
+            ):
                 raise
         # Two that wait for each other must not meet again: hence the chance in it.
         time.sleep(pause * (0.5 + random.random()))

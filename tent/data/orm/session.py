@@ -21,12 +21,13 @@ from .errors import ArgumentError, InvalidRequestError, UnmappedInstanceError, U
 from .events import Events
 from .execution import Execution
 from .guard import exclusive
+from .handles import NestedTransaction, RootTransaction
 from .identity import IdentityMap
 from .model import ModelRoot
 from .query import Query
 from .result import Result
-from .tracking import CLEAN, DELETED, changed_names, session_of, state_of
-from .transaction import NestedTransaction, RootTransaction, Transaction
+from .tracking import CLEAN, DELETED, Unknown, changed_names, committed_value, session_of, state_of
+from .transaction import Transaction
 from .unit_of_work import UnitOfWork
 
 M = TypeVar("M", bound=ModelRoot)
@@ -114,6 +115,7 @@ class Session:
     @exclusive
     def expunge_all(self) -> None:
         """Let go of all objects, unsaved changes included."""
+        self._transaction.refuse_end("emptied")
         self._unit.expunge_all()
 
     @exclusive
@@ -180,7 +182,7 @@ class Session:
         if name not in instance._meta.fields:
             raise ArgumentError(f"{type(instance).__name__} has no column {name!r}.")
         if instance._committed is not None and instance._committed is not DELETED:
-            instance._committed = {**instance._committed, name: _ANYTHING}
+            instance._committed = {**instance._committed, name: Unknown(committed_value(instance, name))}
             self._unit.register_dirty(instance)
 
     @property
@@ -194,8 +196,9 @@ class Session:
     @property
     def dirty(self) -> list[Any]:
         """The objects that a flush will update: those that differ from their rows."""
-        changed = [i for n, i in self._unit.dirty.items() if n not in self._unit.deleted and changed_names(i)]
-        return [*self._events.flushed.get("update", ()), *changed]
+        changed = {id(instance): instance for instance in self._events.flushed.get("update", ())}
+        changed |= {n: i for n, i in self._unit.dirty.items() if n not in self._unit.deleted and changed_names(i)}
+        return list(changed.values())
 
     @property
     def deleted(self) -> list[Any]:
@@ -257,7 +260,7 @@ class Session:
     @exclusive
     def begin_nested(self) -> NestedTransaction:
         """Write all changes, set a savepoint, and return it. In a `with` statement an error rolls back to it."""
-        return self._transaction.begin_nested()
+        return NestedTransaction(self._transaction, self._transaction.begin_nested())
 
     def in_transaction(self) -> bool:
         """Return whether a transaction is open."""
@@ -276,6 +279,7 @@ class Session:
 
     @exclusive
     def _end(self, is_error: bool) -> None:
+        self._transaction.refuse_end("closed")
         if not is_error:
             self._warn_of_changes()
         try:
@@ -419,16 +423,6 @@ def make_transient(instance: ModelRoot) -> None:
     if instance._meta.auto_increment:
         instance.__data__.pop(instance._meta.primary_key.name, None)  # type: ignore[union-attr]
     instance._given = set(instance.__data__)
-
-
-class _Anything:
-    """The committed value of an attribute that is to be written whatever it was."""
-
-    def __repr__(self) -> str:
-        return "unknown"
-
-
-_ANYTHING = _Anything()
 
 
 def _of_columns(query: Any) -> Any:

@@ -7,6 +7,7 @@ Each object of a model carries
   `CLEAN` when nothing was changed, None while there is no row, `DELETED` when the row was deleted;
 - `_owner`: the `Owner`, through which it knows its session; None when it never had one;
 - `_epoch`: when its row was last read or written, in the count that its session keeps;
+- `_reading`: the `Reading` of its row, if it may be undone;
 - `_given`: on an object that has no row yet, the names that were set and not just filled with a default;
 - `_along`: on an object that has no row yet, the objects that refer to it and come along when it is added;
 - `_peers`: the `Peers` with which its row was read or written.
@@ -45,9 +46,31 @@ class _Missing:
 
 MISSING: Any = _Missing()
 
+
+class Unknown:
+    """The committed value of an attribute that is written whatever it is set to. `value` is the one to go back to."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return f"<unknown, perhaps {self.value!r}>"
+
+
 # The types of which equal values can show differently: 0.0 and -0.0, and dicts and lists that have such in them
 _SHOWN_APART = (float, decimal.Decimal, datetime.datetime, datetime.time, dict, list, tuple)
-_IMMUTABLE = frozenset((str, int, float, bool, bytes, type(None), tuple, frozenset))
+IMMUTABLE = frozenset((str, int, float, bool, bytes, type(None), tuple, frozenset))
+
+
+class Reading:
+    """When rows were read: after others, perhaps the same, were written. A rollback may have undone that since."""
+
+    __slots__ = ("is_undone",)
+
+    def __init__(self) -> None:
+        self.is_undone = False
 
 
 class Owner:
@@ -131,6 +154,8 @@ def committed_value(instance: Any, name: str) -> Any:
     """Return the value that the row of an object has in a column."""
     committed = instance._committed or {}
     value = committed[name] if name in committed else instance.__data__.get(name)
+    if isinstance(value, Unknown):
+        value = value.value
     return None if value is MISSING else value
 
 
@@ -152,7 +177,9 @@ class Tracked(peewee.FieldAccessor):
         elif name not in committed and committed is not DELETED:
             old = instance.__data__.get(name, MISSING)
             if is_same(old, value):
-                return
+                if instance._reading is None or not instance._reading.is_undone:
+                    return
+                old = Unknown(old)
             note_change(instance, name, old)
         instance.__data__[name] = value
 
@@ -178,7 +205,7 @@ class MutableAccessor(ColumnAccessor):
 
     def __get__(self, instance: Any, instance_type: Any = None) -> Any:
         value = super().__get__(instance, instance_type)
-        if instance is None or type(value) in _IMMUTABLE or _is_transient(instance):
+        if instance is None or type(value) in IMMUTABLE or _is_transient(instance):
             return value
         if type(value) is dict or type(value) is list:
             value = instance.__data__[self.name] = mutable.tie(value, instance, self.name, _will_change)
@@ -234,3 +261,13 @@ def keep_copy(instance: Any, name: str, value: Any) -> None:
     committed = instance._committed
     if committed is not None and committed is not DELETED and name not in committed:
         note_change(instance, name, copy.deepcopy(value))
+
+
+def put(data: dict[str, Any], name: str, value: Any) -> None:
+    """Set a value that was the committed one; MISSING means that there is none."""
+    if isinstance(value, Unknown):
+        value = value.value
+    if value is MISSING:
+        data.pop(name, None)
+    else:
+        data[name] = value

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from types import TracebackType
 from typing import Any
 
 import peewee
 
 from .blame import name_stale
 from .engine import BufferedCursor, Engine, close_quietly
-from .errors import FlushError, InvalidRequestError, ResourceClosedError, StaleDataError, explain, shown
+from .errors import FlushError, InvalidRequestError, StaleDataError, explain, shown
 from .events import ROUNDS, Events
-from .flush import write
-from .guard import exclusive
 from .history import Snapshot, Step, take_back
-from .ordering import Plan
 from .persister import Persister
 from .settling import Settlement
 from .unit_of_work import UnitOfWork
+from .writing import write
 
 
 class Scope:
@@ -39,9 +35,10 @@ class Transaction:
         self.lock = lock
         self.unit = unit
         self.events = events
-        self.scopes: list[Scope] = []
-        self.handle: RootTransaction | None = None  # what begin() gave out
+        self.scopes: list[Scope] = unit.scopes
+        self.handle: Any = None  # what begin() gave out
         self.is_flushing = False
+        self.is_committing = False
         self.streams: list[Any] = []  # cursors that are read part by part
 
     @property
@@ -79,60 +76,43 @@ class Transaction:
         """Write all changes. If that fails, rows and objects are as they were before."""
         if self.is_flushing:
             raise InvalidRequestError("The session is already flushing: a flush can't be called within a flush.")
-        if not self.unit.has_pending():
+        if not self.unit.has_pending() or (self.events and not self.unit.unflushed()):
+            self.unit.tidy()
             self.unit.unsettled.clear()
             return
         self.is_flushing = True
-        before = Snapshot(self.unit) if self.events else None
-        came_along: list[Any] = []
+        attempt = _Attempt(self)
         try:
-            if before is not None:
+            if self.events:
+                attempt.begin()
                 self.events.before_flush()
-            came_along = self.unit.register_reachable()
+            attempt.came_along = self.unit.register_reachable()
             plan = self.unit.plan()
             if plan:
-                self._write(plan)
+                attempt.begin()
+                write(plan, attempt.persister)
+                Settlement(self.unit, self.scopes[-1].log).flushed(plan, attempt.persister)
+                if self.events:
+                    self.events.after_flush(plan)
             else:
                 self.unit.tidy()
                 self.unit.unsettled.clear()
-        except BaseException:
-            for instance in came_along:
-                self.unit.cancel_new(instance)
-            if before is not None:
-                before.restore()
-            raise
+            attempt.release()
+        except BaseException as error:
+            raise attempt.take_back(error) from error.__cause__
         finally:
             self.is_flushing = False
-
-    def _write(self, plan: Plan) -> None:
-        savepoint = self.database.savepoint() if self.scopes else None
-        self.begin()
-        persister, log = Persister(self.database, self.unit.identity_map), self.scopes[-1].log
-        start = len(log)
-        try:
-            if savepoint is not None:
-                savepoint.__enter__()
-            write(plan, persister)
-            Settlement(self.unit, log).flushed(plan, persister)
-            if self.events:
-                self.events.after_flush(plan)
-            if savepoint is not None:
-                savepoint.commit(begin=False)
-        except BaseException as error:
-            done = log[start:]
-            del log[start:]
-            take_back(self.unit, done, keep=True)
-            persister.undo()
-            self.unit.note_statement()
-            self._undo_flush(savepoint)
-            if isinstance(error, StaleDataError):
-                raise name_stale(self.database, error, error.changes) from None  # type: ignore[attr-defined]
-            raise
+            self.unit.expunged = None
 
     def commit(self) -> None:
         """Write all changes and make them durable."""
-        self.events.fire("before_commit")
-        self._flush_all()
+        self.refuse_end("committed")
+        self.is_committing = True
+        try:
+            self.events.fire("before_commit")
+            self._flush_all()
+        finally:
+            self.is_committing = False
         if not self.scopes:
             self.unit.end_transaction()
             self.events.fire_end("after_commit", "committed")
@@ -147,8 +127,10 @@ class Transaction:
             if not self._is_through(error):
                 # The rows are as before the transaction; the objects keep their changes, to be flushed again.
                 self._end(keep=True)
-                raise
+                raise self.told_of_rollback(error) from error.__cause__
             interrupt = error
+        if self.handle is not None:
+            self.handle.is_committed = True
         callbacks = self._leave()
         self.unit.end_transaction()
         if interrupt is not None:
@@ -186,29 +168,47 @@ class Transaction:
             if self.scopes and not self.database.has_transaction():
                 # The database ended it by itself; the objects keep what was flushed in it, to be written again.
                 self._end(keep=True)
+                raise self.told_of_rollback(error) from error.__cause__
             raise
 
     def rollback(self) -> None:
         """Undo what was not committed, in the rows and on the objects."""
-        if self.is_flushing:
-            raise InvalidRequestError(
-                "The session is flushing, and can't be rolled back within. Raise an error instead."
-            )
+        self.refuse_end("rolled back")
+        is_undoing = bool(self.scopes) or self.unit.has_pending()
         self._end(keep=False)
+        if is_undoing:
+            self.events.fire_end("after_rollback", "rolled back")
 
-    def begin_nested(self) -> NestedTransaction:
-        """Write all changes, and set a savepoint."""
-        self.flush()
+    def refuse_end(self, how: str) -> None:
+        """Refuse to end the transaction in a listener that is told of a flush or of an end."""
+        self.events.check()
+        if self.is_flushing or self.is_committing:
+            raise InvalidRequestError(
+                f"The session can't be {how} in the middle of a {'flush' if self.is_flushing else 'commit'}. To undo "
+                "it, let the listener raise an error."
+            )
+
+    def told_of_rollback(self, error: BaseException) -> BaseException:
+        """Tell listeners of a rollback that an error has caused, and return the error."""
+        try:
+            self.events.fire_end("after_rollback", "rolled back")
+        except Exception as its_own:
+            error.__context__ = error.__context__ or its_own  # what came first is what the caller has to know
+        return error
+
+    def begin_nested(self) -> Scope:
+        """Write all changes, set a savepoint, and return it."""
+        self._flush_all()
         self.begin()
         savepoint = self.database.savepoint()
         savepoint.__enter__()
         scope = Scope(savepoint)
         self.scopes.append(scope)
-        return NestedTransaction(self, scope)
+        return scope
 
     def release(self, scope: Scope) -> None:
         """Keep what was done since a savepoint, as part of what encloses it."""
-        self.flush()
+        self._flush_all()
         scope.context.commit(begin=False)
         place = self.scopes.index(scope)
         for inner in self.scopes[place:]:
@@ -233,21 +233,22 @@ class Transaction:
         steps = (step for scope in self.scopes for step in scope.log)
         return {id(instance): instance for step in steps for instance in step.instances}
 
-    def _undo_flush(self, savepoint: Any) -> None:
-        if savepoint is None:
-            self._end(keep=True)
-            return
-        try:
-            _undo_savepoint(savepoint)
-        except peewee.PeeweeException:
-            # The database ended the whole transaction by itself (a full disk, a lost connection). What was flushed
-            # in it is not lost: it is changed again, and the next flush writes it.
-            self._end(keep=True)
+    def undo(self, savepoint: Any) -> bool:
+        """Undo a flush that began with a savepoint, or the transaction; return whether the transaction has ended."""
+        if savepoint is not None:
+            try:
+                _undo_savepoint(savepoint)
+                return False
+            except peewee.PeeweeException:
+                # The database ended the whole transaction by itself (a full disk, a lost connection). What was flushed
+                # in it is not lost: it is changed again, and the next flush writes it.
+                pass
+        self._end(keep=True)
+        return True
 
     def _end(self, keep: bool) -> None:
         """Roll back the transaction; the objects keep their changes, or get their former values back."""
         log = [step for scope in self.scopes for step in scope.log]
-        is_undoing = bool(self.scopes) or (not keep and self.unit.has_pending())
         try:
             if self.scopes and not self.database.is_closed():
                 root = self.scopes[0].context
@@ -259,8 +260,6 @@ class Transaction:
             self._leave()
             take_back(self.unit, log, keep)
             self.unit.end_transaction()
-        if is_undoing:
-            self.events.fire_end("after_rollback", "rolled back")
 
     def _leave(self) -> list[Any]:
         """Forget the transaction, give the connection back, and return what waited for the commit."""
@@ -282,111 +281,55 @@ class Transaction:
         return callbacks
 
 
-class _Handle:
-    """What `begin` and `begin_nested` return: a transaction to end, or to use in a `with` statement."""
+class _Attempt:
+    """A flush that may fail, and what it has done by then."""
 
-    def __init__(self, transaction: Transaction, scope: Scope) -> None:
+    def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
-        self._scope = scope
+        self._before = Snapshot(transaction.unit) if transaction.events else None
+        self._savepoint: Any = None
+        self._is_begun = False
+        self._start = 0
+        self.persister = Persister(transaction.database, transaction.unit.identity_map)
+        self.came_along: list[Any] = []
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether it has ended, by itself or with what encloses it."""
-        return self._scope not in self._transaction.scopes
-
-    @property
-    def lock(self) -> Any:
-        """The lock of the session."""
-        return self._transaction.lock
-
-    def _commit(self) -> None:
-        raise NotImplementedError
-
-    def _rollback(self) -> None:
-        raise NotImplementedError
-
-    @exclusive
-    def commit(self) -> None:
-        """End it, keeping what was done. Raises `ResourceClosedError` when it has ended."""
-        self._check()
-        self._commit()
-
-    @exclusive
-    def rollback(self) -> None:
-        """End it, undoing what was done. Raises `ResourceClosedError` when it has ended."""
-        self._check()
-        self._rollback()
-
-    @property
-    def is_active(self) -> bool:
-        """Whether it is open."""
-        return not self.is_closed
-
-    def _check(self) -> None:
-        if self.is_closed:
-            raise ResourceClosedError("This transaction is closed. Begin another one.")
-
-    def __enter__(self) -> Any:
-        self._check()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self.is_closed:
+    def begin(self) -> None:
+        """Begin the transaction or, where there is one, set a savepoint in it."""
+        if self._is_begun:
             return
-        if kind is not None:
-            self.rollback()
-            return
-        try:
-            self.commit()
-        except BaseException:
-            with contextlib.suppress(peewee.PeeweeException):  # what it met first is what the caller has to know
-                self._give_up()
-            raise
+        transaction = self._transaction
+        savepoint = transaction.database.savepoint() if transaction.scopes else None
+        transaction.begin()
+        self._is_begun, self._start = True, len(transaction.scopes[-1].log)
+        if savepoint is not None:
+            self._savepoint = savepoint
+            savepoint.__enter__()
 
-    def _give_up(self) -> None:
-        """Undo everything after a commit that failed."""
-        if not self.is_closed:
-            self.rollback()
+    def release(self) -> None:
+        """Keep what was done."""
+        if self._savepoint is not None:
+            self._savepoint.commit(begin=False)
 
+    def take_back(self, error: BaseException) -> BaseException:
+        """Let all be as it was before, and return the error that says why."""
+        transaction, unit = self._transaction, self._transaction.unit
+        has_ended = self._is_begun and self._undo()
+        for instance in self.came_along:
+            unit.cancel_new(instance)
+        if self._before is not None:
+            self._before.restore()
+        if isinstance(error, StaleDataError) and hasattr(error, "changes"):
+            error = name_stale(transaction.database, error, error.changes)
+        return transaction.told_of_rollback(error) if has_ended else error
 
-class RootTransaction(_Handle):
-    """The transaction of a session that `begin` began."""
-
-    def __init__(self, transaction: Transaction, scope: Scope) -> None:
-        super().__init__(transaction, scope)
-        self.is_entered = False
-        transaction.handle = self
-
-    def _commit(self) -> None:
-        self._transaction.commit()
-
-    def _rollback(self) -> None:
-        self._transaction.rollback()
-
-    def _give_up(self) -> None:
-        self._transaction.rollback()  # after a COMMIT that failed the objects still have their changes
-
-    def __enter__(self) -> Any:
-        self.is_entered = True
-        return super().__enter__()
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        try:
-            super().__exit__(kind, error, traceback)
-        finally:
-            self.is_entered = False
-
-
-class NestedTransaction(_Handle):
-    """A savepoint, which `begin_nested` set."""
-
-    def _commit(self) -> None:
-        self._transaction.release(self._scope)
-
-    def _rollback(self) -> None:
-        self._transaction.rollback_to(self._scope)
+    def _undo(self) -> bool:
+        transaction, log = self._transaction, self._transaction.scopes[-1].log
+        done = log[self._start :]
+        del log[self._start :]
+        take_back(transaction.unit, done, keep=True)
+        self.persister.undo()
+        transaction.unit.note_statement()
+        return transaction.undo(self._savepoint)
 
 
 def _undo_savepoint(savepoint: Any) -> None:

@@ -17,7 +17,7 @@ from .cascading import affected
 from .change import Change
 from .engine import Engine
 from .errors import FlushError, InvalidRequestError
-from .history import restore
+from .history import Unseen, restore
 from .identity import IdentityMap
 from .loading import Loader
 from .mapper import Mapper
@@ -41,9 +41,10 @@ class UnitOfWork:
         self.dirty: Books = {}
         self.deleted: Books = {}  # marked; a flush deletes their rows
         self.gone: Books = {}  # their rows are deleted, in the open transaction
+        self.expunged: list[Any] | None = None  # in a flush that listeners are told of
         self.unsettled: set[Any] = set()  # models of which what is pending lets rows come, go or move
         self._writings = 0
-        self._statements = 0
+        self.scopes: list[Any] = []  # the open transaction, and the savepoints in it
         self.answers: list[Answer] = []  # what is known of relations, to be forgotten at the end of the transaction
         self.pending: dict[Any, Any] = {}  # new objects that were added with a key, by model and key
 
@@ -67,8 +68,6 @@ class UnitOfWork:
                 one._given = set(one.__data__)
             self.new[id(one)] = one
             self.unsettled.add(type(one))
-            for relation in type(one)._meta.relations:
-                relation.give_link(one)
             self.register_key(one)
         return list(found.values())
 
@@ -142,6 +141,9 @@ class UnitOfWork:
         if has_row(instance):
             mapper, key = self.identity_of(instance)
             self.identity_map.discard(mapper.model, key, instance)
+            if self.expunged is not None:
+                self.expunged.append(instance)
+            self.note_doubt()  # what was written of its row may be read by another object
         for books in (self.new, self.dirty, self.deleted, self.gone):
             books.pop(id(instance), None)
         instance._owner = None
@@ -272,8 +274,22 @@ class UnitOfWork:
     # What is known of relations, and until when
 
     def note_statement(self) -> None:
-        """Note that a statement of the program's own has written rows, whichever these are."""
-        self._statements += 1
+        """Note that rows were written, whichever these are: what was read of any is not what is read from now on."""
+        self.loader.epoch += 1
+        self.note_doubt()
+
+    def note_bulk(self, model: Any) -> None:
+        """Note that rows of a model were written, of which some may have no objects."""
+        self._writings += 1
+        self.note_doubt()
+        for one in (model, *affected(model)):
+            self.loader.note_moves(one)
+
+    def note_doubt(self) -> None:
+        """Note that a row which is read from now on may be another one once the transaction is rolled back."""
+        log = self.scopes[-1].log if self.scopes else None
+        if log is not None and not (log and isinstance(log[-1], Unseen)):
+            log.append(Unseen(self.loader))
 
     def note_flush(self, plan: Plan) -> None:
         """Note that a flush has written rows."""
@@ -284,11 +300,11 @@ class UnitOfWork:
 
     def moment(self) -> tuple[Any, ...]:
         """Return what changes whenever something is written, or a transaction ends."""
-        return self.owner, self.loader.epoch, self._statements, self._writings
+        return self.owner, self.loader.epoch, self._writings
 
     def moment_of(self, model: Any) -> tuple[Any, ...]:
         """Return what changes whenever rows of a model may have come, gone or moved, or a transaction ends."""
-        return self.owner, self.loader.epoch, self._statements, self.loader.moves.get(model, 0)
+        return self.owner, self.loader.epoch, self.loader.moves.get(model, 0)
 
     def referring(self, field: Any, values: Iterable[Any]) -> list[Any]:
         """Return the objects whose rows have one of these values in a foreign key."""
@@ -303,6 +319,7 @@ class UnitOfWork:
             instance._owner = None
         self.gone.clear()
         self.loader.epoch += 1
+        self.loader.reading = None
         self.forget_answers()
 
     def open_answer(self, moment: Any) -> Answer:
