@@ -234,6 +234,21 @@ def test_what_came_along_goes_with_a_pending_object(session: Any, verb: str) -> 
     assert session.query(User).count() == 0
 
 
+def test_a_failed_flush_leaves_what_was_pending_pending(session: Any) -> None:
+    ann, post = User(name="Ann"), Post(title="t")
+    post.author = ann
+    session.add(post)
+    session.commit()
+    other = User(name="Ann", posts=[post])  # the name is taken
+    pending = Post(title="u", author=ann)
+    session.add(pending)
+    other.posts.add(pending)
+    with pytest.raises(peewee.IntegrityError):
+        session.flush()
+    assert session.new == [pending]
+    assert session.state(other) == "transient"
+
+
 def test_merge_refuses_to_drop_what_an_object_was_given(session: Any) -> None:
     with pytest.raises(dbm.InvalidRequestError, match="not what was given to it"):
         session.merge(User(name="Ann", posts=[Post(title="t")]))
@@ -745,6 +760,15 @@ def test_expunged_objects_are_not_answered_with(session: Any, full: None) -> Non
     session.expunge(first)
     assert not any(post is first for post in users[0].posts)
     assert len(list(users[0].posts)) == POSTS
+
+
+def test_a_row_that_is_read_again_is_related_to_objects_of_the_session(session: Any, full: None) -> None:
+    post = session.query(Post).first()
+    author = post.author
+    session.expunge(author)
+    assert post.author is author
+    session.refresh(post)
+    assert post.author is session.get(User, author.id) is not author
 
 
 def test_a_detached_object_says_what_to_do(session: Any, full: None) -> None:

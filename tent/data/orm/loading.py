@@ -6,7 +6,7 @@ import functools
 import itertools
 import weakref
 from collections import namedtuple
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import peewee
@@ -106,6 +106,8 @@ class Loader:
         instance._epoch = self.epoch
         if instance._reading is not self.reading:
             instance._reading = self.reading
+        if related:
+            self._forget_strangers(related, committed)
         if current == data and not committed:
             return
         for name in committed or ():
@@ -121,6 +123,12 @@ class Loader:
             # A dict that was handed out stays the object's own while it says what the row says.
             if not (mutable.is_tied(current.get(name)) and current[name] == value):
                 current[name] = value
+
+    def _forget_strangers(self, related: dict[str, Any], committed: Mapping[str, Any]) -> None:
+        """Forget related objects that the session has let go of, unless the program has set them."""
+        for name, other in list(related.items()):
+            if other is not None and other._owner is not self.owner and name not in committed:
+                del related[name]
 
     def by_key(self, mapper: Mapper, key: Any) -> Any:
         """Return the object of the row with a key, read now, or None."""

@@ -93,7 +93,7 @@ class Session:
         self._transaction.check()
         refuse_unmapped(instance)
         if id(instance) in self._unit.new:
-            self._unit.cancel_new(instance)
+            self._unit.drop_new(instance)
         elif instance._committed is None or (instance._committed is DELETED and session_of(instance) is not self):
             raise InvalidRequestError(f"{instance!r} is not persisted: it has no row that could be deleted.")
         elif instance._committed is not DELETED:
@@ -110,6 +110,8 @@ class Session:
     def expunge(self, instance: ModelRoot) -> None:
         """Let go of an object: it is detached then, or transient if it was pending."""
         self._refuse_strangers(instance)
+        if id(instance) in self._unit.new:
+            self._unit.drop_new(instance)
         self._unit.expunge(instance)
 
     @exclusive

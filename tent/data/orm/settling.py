@@ -135,6 +135,7 @@ class Settlement:
             children = unit.referring(field, values)
             if action(field) != CASCADE:
                 self._parted(field, children)
+                unit.note_doubt()  # a row of which there is no object yet has its key no more
                 continue
             for child in children:
                 self.deleted(child, unit.loader.mapper(field.model))

@@ -125,6 +125,13 @@ class UnitOfWork:
             found += self._reachable(instance, names) if instance.__rel__ else []
         return self.register_new(*found)
 
+    def drop_new(self, instance: Any) -> None:
+        """Let go of a pending object and of what came along with it: else it would be reached again from there."""
+        self.cancel_new(instance)
+        for child in along(instance):
+            if id(child) in self.new:
+                self.drop_new(child)
+
     def cancel_new(self, instance: Any) -> None:
         """Let go of a pending object; one whose row was deleted in the transaction is as it was then."""
         if id(instance) in self.gone:
@@ -134,10 +141,7 @@ class UnitOfWork:
             self.expunge(instance)
 
     def expunge(self, instance: Any) -> None:
-        """Let go of an object: a pending one is transient again, with what came along, another one detached."""
-        for child in along(instance) if id(instance) in self.new else ():
-            if id(child) in self.new and child is not instance:
-                self.cancel_new(child)
+        """Let go of an object: a pending one is transient again, another one detached."""
         if has_row(instance):
             mapper, key = self.identity_of(instance)
             self.identity_map.discard(mapper.model, key, instance)

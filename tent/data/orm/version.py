@@ -52,7 +52,7 @@ class UpdatedAtField(Version, peewee.DateTimeField):
         kwargs.setdefault("default", datetime.datetime.now)
         super().__init__(*args, **kwargs)
 
-    def following(self, version: Any) -> datetime.datetime:
+    def following(self, version: Any) -> Any:
         try:
             former = _as_time(self.python_value(version))  # type: ignore[no-untyped-call]
             return max(datetime.datetime.now(former.tzinfo), former + datetime.timedelta.resolution)
