@@ -7,7 +7,7 @@ from typing import Any
 
 import blog
 import pytest
-from blog import POSTS, USERS, Comment, Post, Tag, User
+from blog import POSTS, Comment, Post, Tag, User
 from playhouse.shortcuts import dict_to_model, model_to_dict, update_model_from_dict
 
 from tent.data import dbm
