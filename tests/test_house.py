@@ -24,6 +24,7 @@ ROOMS = [
     "orm.session",
     "orm.execution",
     "orm.related",
+    "orm.shaping",
     "orm.following",
     "orm.bulk",
     "orm.merging",

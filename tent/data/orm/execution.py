@@ -18,6 +18,7 @@ from .related import Related
 from .relation import Relation
 from .result import Result
 from .settling import Settlement
+from .shaping import shaped
 from .tracking import changed_names
 from .transaction import Transaction
 from .unit_of_work import UnitOfWork
@@ -226,7 +227,7 @@ class Execution:
     @exclusive
     def load(self, query: Any, cursor: BufferedCursor) -> Result[Any]:
         """Make the objects of a query's rows."""
-        return self.unit.loader.load_query(query, cursor)
+        return shaped(self.unit.loader, query, cursor)
 
 
 def _only_reads(sql: str) -> bool:

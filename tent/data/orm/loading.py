@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import weakref
-from collections import namedtuple
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import peewee
 
 from . import mutable
-from .engine import BufferedCursor, Engine
-from .errors import ArgumentError, explain, shown
+from .engine import Engine
+from .errors import explain, shown
 from .identity import IdentityMap
 from .mapper import Mapper, chunks, in_clause, mapper_of
 from .peers import GROUP, Peers
-from .query import is_entity, model_of
-from .result import Result
 from .tracking import CLEAN, Owner, Reading
 
 Row = Sequence[Any]
@@ -169,132 +165,27 @@ class Loader:
             raise explain(error, f"reading {mapper.model.__name__}{how()}") from error.__cause__
         return self.load(mapper, rows)
 
-    # The rows of any query
+    # Some columns of a row
 
-    def load_query(self, query: Any, cursor: BufferedCursor) -> Result[Any]:
-        """Return what a query gives: objects, or rows of objects and values."""
-        return self.plan(query, cursor.description)(cursor.rows)
-
-    def plan(self, query: Any, description: Any) -> Callable[[Sequence[Row]], Result[Any]]:
-        """Return the function that makes the result of rows of a query. `description` is its cursor's."""
-        mapper = self.mapper(model_of(query.model))
-        entities = getattr(query, "_entities", None)
-        if entities is not None:
-            return _RowPlan(self, entities)
-        if getattr(query, "_is_default", False) and not query._joins and len(query._from_list) == 1:
-            return lambda rows: Result(self.load(mapper, rows), mapper.model.__name__)
-        return _GraphPlan(self, query, description)
-
-
-class _Part:
-    """The columns of a row that belong to one model, or alias: they make one object."""
-
-    def __init__(self, loader: Loader, source: Any) -> None:
-        self.loader = loader
-        self.mapper = loader.mapper(model_of(source))
-        self.positions: list[int] = []
-        self.names: list[str] = []
-
-    def add(self, position: int, name: str) -> None:
-        self.positions.append(position)
-        self.names.append(name)
-
-    def objects(self, rows: Sequence[Row]) -> list[Any]:
-        """Return the object in each row: None where an outer join found none."""
-        mapper, names, positions = self.mapper, tuple(self.names), self.positions
-        parts = [[row[position] for position in positions] for row in rows]
-        if names == mapper.names and mapper.key_names:
-            keys = [names.index(name) for name in mapper.key_names]
-            present = [part for part in parts if all(part[position] is not None for position in keys)]
-            found = iter(self.loader.load(mapper, present))
-            return [next(found) if all(part[i] is not None for i in keys) else None for part in parts]
-        partial = [self._partial(dict(zip(names, part))) for part in parts]
-        Peers.of([instance for instance in partial if instance is not None and instance._owner is not None])
-        return partial
-
-    def _partial(self, values: dict[str, Any]) -> Any:
-        """Return the object of some of the columns of a row; without its key it is not in the map."""
-        loader, mapper = self.loader, self.mapper
+    def load_partial(self, mapper: Mapper, values: dict[str, Any]) -> Any:
+        """Return the object of some of the columns of a row, by name; without its key it is not in the map."""
         if values and all(value is None for value in values.values()):
             return None
         data = {name: mapper.by_name[name].decoded(value) for name, value in values.items()}
         key = mapper.key_of(data)
-        instance = None if key is None else loader.identity_map.find(mapper.model, key)
+        instance = None if key is None else self.identity_map.find(mapper.model, key)
         if instance is not None:
             epoch = instance._epoch
-            loader.refresh(instance, data, mapper)
+            self.refresh(instance, data, mapper)
             instance._epoch = epoch  # it was not read as a whole
             return instance
-        instance = loader._make(mapper.model, data)
+        instance = self._make(mapper.model, data)
         instance._epoch = -1
         if key is None:
             instance._owner = None
         else:
-            loader.identity_map.add(mapper.model, key, instance)
+            self.identity_map.add(mapper.model, key, instance)
         return instance
-
-
-class _GraphPlan:
-    """Peewee's way: each row gives an object of the query's model, to which joined objects and values are attached."""
-
-    def __init__(self, loader: Loader, query: Any, description: Any) -> None:
-        self.query = query
-        self.parts: dict[Any, _Part] = {query.model: _Part(loader, query.model)}
-        self.values: list[tuple[int, str, Callable[[Any], Any] | None]] = []
-        names, fields, converters, _, _ = peewee._resolve_model_columns(  # type: ignore[attr-defined]
-            BufferedCursor([], description), model_of(query.model), getattr(query, "_returning", None) or ()
-        )
-        for position, (name, field, convert) in enumerate(zip(names, fields, converters)):
-            if field is None or field.name != name:
-                _refuse_name_of_field(model_of(query.model), name)
-                self.values.append((position, name, convert))
-            else:
-                source = _source_of(field)
-                if source not in self.parts:
-                    self.parts[source] = _Part(loader, source)
-                self.parts[source].add(position, name)
-
-    def __call__(self, rows: Sequence[Row]) -> Result[Any]:
-        found = {source: part.objects(rows) for source, part in self.parts.items()}
-        objects = found[self.query.model]
-        for source, attribute, joined in self._links(found):
-            for owner, related in zip(found[source], found[joined]):
-                if owner is not None:
-                    _attach(owner, attribute, related)
-        for position, name, convert in self.values:
-            for owner, row in zip(objects, rows):
-                setattr(owner, name, row[position] if convert is None else convert(row[position]))
-        return Result(objects, model_of(self.query.model).__name__)
-
-    def _links(self, found: dict[Any, Any]) -> Iterator[tuple[Any, str, Any]]:
-        for source, joins in getattr(self.query, "_joins", {}).items():
-            for joined, attribute, _, _ in joins:
-                if source in found and joined in found:
-                    yield source, attribute, joined
-
-
-class _RowPlan:
-    """SQLAlchemy's way: each row is a named tuple of the objects and values that were asked for."""
-
-    def __init__(self, loader: Loader, entities: Sequence[Any]) -> None:
-        self.makers: list[Callable[[Sequence[Row]], list[Any]]] = []
-        names, position = [], 0
-        for entity in entities:
-            if is_entity(entity):
-                part = _Part(loader, entity)
-                for name in part.mapper.names:
-                    part.add(position, name)
-                    position += 1
-                self.makers.append(part.objects)
-                names.append((entity.alias if entity is not part.mapper.model else None) or part.mapper.model.__name__)
-            else:
-                self.makers.append(_values(position, _converter(loader, entity)))
-                names.append(_name_of(entity))
-                position += 1
-        self.row = _row_class(tuple(names))
-
-    def __call__(self, rows: Sequence[Row]) -> Result[Any]:
-        return Result(list(map(self.row._make, zip(*(make(rows) for make in self.makers)))))
 
 
 def _select_by_values(mapper: Mapper, columns: Sequence[tuple[str, bool]], unlimited: bool) -> str:
@@ -304,77 +195,3 @@ def _select_by_values(mapper: Mapper, columns: Sequence[tuple[str, bool]], unlim
         conditions.append(f"{column.sql} IS NULL" if is_null else f"{column.sql} = {column.placeholder}")
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     return f"{mapper.select}{where}{'' if unlimited else ' LIMIT ' + mapper.param}"
-
-
-def _source_of(field: Any) -> Any:
-    return field.source if isinstance(field, peewee.FieldAlias) else field.model
-
-
-def _attach(owner: Any, attribute: str, related: Any) -> None:
-    field = owner._meta.fields.get(attribute)
-    if not isinstance(field, peewee.ForeignKeyField):
-        setattr(owner, attribute, related)
-    elif attribute not in (owner._committed or ()) and (related is not None or attribute not in owner.__rel__):
-        owner.__rel__[attribute] = related
-
-
-def _refuse_name_of_field(model: Any, name: str) -> None:
-    if name in model._meta.fields:
-        raise ArgumentError(
-            f"The query gives an expression the name of the column {model.__name__}.{name}: on the session's objects "
-            "that would be a change of it. Give it another alias, or take rows: query.tuples(), query.dicts()."
-        )
-
-
-def _values(position: int, convert: Callable[[Any], Any] | None) -> Callable[[Sequence[Row]], list[Any]]:
-    if convert is None:
-        return lambda rows: [row[position] for row in rows]
-    return lambda rows: [convert(row[position]) for row in rows]
-
-
-def _converter(loader: Loader, node: Any) -> Callable[[Any], Any] | None:
-    """Return the conversion of a selected column: its field's, or the one that Peewee gives an expression."""
-    inner = node.unwrap() if isinstance(node, peewee.Node) else node
-    if isinstance(inner, peewee.Field):
-        field = inner.field if isinstance(inner, peewee.FieldAlias) else inner
-        column = loader.mapper(field.model).by_name[field.name]
-        return None if column.decode is None else column.decoded
-    if isinstance(inner, peewee.Function) and inner._python_value is None and inner.arguments and _coerces(inner):
-        first = inner.arguments[0]
-        first = first.unwrap() if isinstance(first, peewee.Node) else first
-        if isinstance(first, peewee.Field):
-            return peewee.safe_python_value(first.python_value)
-    return getattr(inner, "_python_value", None) or getattr(node, "_converter", None)
-
-
-def _coerces(function: Any) -> bool:
-    return bool(function._coerce)
-
-
-def _name_of(node: Any) -> str:
-    if isinstance(node, peewee.Alias):
-        return str(node._alias)  # type: ignore[attr-defined]
-    if isinstance(node, peewee.Field):
-        return str(node.name)
-    return str(getattr(node, "name", None) or "value").lower()
-
-
-@functools.lru_cache(maxsize=1_000)
-def _row_class(names: tuple[str, ...]) -> Any:
-    base: Any = namedtuple("Row", _distinct(names), rename=True)  # type: ignore[misc]
-    return type("Row", (base,), {"__slots__": (), "__reduce__": lambda self: (_row, (names, tuple(self)))})
-
-
-def _row(names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
-    """Make a row; what a pickled one is made by."""
-    return _row_class(names)._make(values)
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Return names with a number added to those that came before."""
-    counts: dict[str, int] = {}
-    distinct = []
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-        distinct.append(name if counts[name] == 1 else f"{name}_{counts[name]}")
-    return distinct
