@@ -39,7 +39,9 @@ MODELS
 
     `__tablename__ = "…"` in it names the table. Without, the name is guessed (`Note` -> `notes`), which inheriting
     from `TableMixin` says aloud. `__abstract__ = True` makes a class that is no table, but a base of models.
-    `declarative_base()` makes another `Base`, with models of its own.
+    `declarative_base()` makes another `Base`, with models of its own. A `VersionField()` counts the updates of a row, an
+    `UpdatedAtField()` has their time, and `Version` makes such a field of any other: a write over another session's
+    change is a `StaleDataError`.
 
     `install_tables(engine)` creates the tables that are missing, and `uninstall_tables(engine)` drops them.
 
@@ -47,7 +49,8 @@ SESSIONS
     `open_session(engine)` opens a conversation with the database. Nothing is written before `flush`, `commit` or a
     query; then all is, in a few statements. One row is one object. `rollback` gives objects their former values
     back. After `commit` and `close` objects can be read as before. `help(dbm.Session)` has its methods, and
-    `help(dbm.Query)` those of `session.query(User)`.
+    `help(dbm.Query)` those of `session.query(User)`. Following `profile.user` or `user.profiles` of one object of a
+    result loads it for all of them; `user.profiles` is a query, with `add`, `remove` and `clear`.
 
     `with transaction(engine) as session:` commits at its end; `run_transaction(engine, callback)` repeats the work
     when the database was busy. `scoped_session(engine)` is one session for each thread or task behind one name.
