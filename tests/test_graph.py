@@ -985,7 +985,7 @@ def shown(item: Item, row: dict[str, Any]) -> dict[str, Any]:
 TestGraph = Graph.TestCase
 TestGraph.settings = settings(
     max_examples=int(os.environ.get("TENT_GRAPH_EXAMPLES", "100")),
-    derandomize="TENT_GRAPH_EXAMPLES" not in os.environ,  # the usual run is the same each time; longer ones look further
+    derandomize="TENT_GRAPH_EXAMPLES" not in os.environ,  # a usual run is the same each time
     stateful_step_count=30,
     deadline=None,
     report_multiple_bugs=False,

@@ -39,9 +39,9 @@ MODELS
 
     `__tablename__ = "…"` in it names the table. Without, the name is guessed (`Note` -> `notes`), which inheriting
     from `TableMixin` says aloud. `__abstract__ = True` makes a class that is no table, but a base of models.
-    `declarative_base()` makes another `Base`, with models of its own. A `VersionField()` counts the updates of a row, an
-    `UpdatedAtField()` has their time, and `Version` makes such a field of any other: a write over another session's
-    change is a `StaleDataError`.
+    `declarative_base()` makes another `Base`, with models of its own. A `VersionField()` counts the updates of a row,
+    an `UpdatedAtField()` has their time, and `Version` makes such a field of any other: a write over another
+    session's change is a `StaleDataError`.
 
     `install_tables(engine)` creates the tables that are missing, and `uninstall_tables(engine)` drops them.
 
