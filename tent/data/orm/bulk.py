@@ -39,7 +39,8 @@ def write(transaction: Any, statement: Any, synchronize: Any = "fetch") -> Buffe
         return _delete(transaction, statement, sql, params)
     if synchronize is not False and isinstance(statement, peewee.ModelUpdate):
         return _update(transaction, statement, sql, params)
-    return _fetch(transaction, getattr(statement, "model", None), sql, params)
+    is_plain = getattr(statement, "_on_conflict", None) is None  # else it may update rows, whichever these are
+    return _fetch(transaction, getattr(statement, "model", None) if is_plain else None, sql, params)
 
 
 def _counting(statement: Any) -> Any:
@@ -89,7 +90,7 @@ def _delete(transaction: Any, statement: Any, sql: str, params: Any) -> Buffered
     rows = _rows(transaction, mapper, names, statement._where)
     foresee(transaction.database, unit.identity_map.has, model, [dict(zip(names, row)) for row in rows], fallout)
     cursor = _fetch(transaction, statement.model, sql, params)
-    for row in rows:
+    for row in rows if mapper.key_names else ():
         instance = unit.identity_map.find(model, mapper.identity(row[: len(mapper.key_names)]))
         if instance is not None:
             settlement.deleted(instance, mapper)

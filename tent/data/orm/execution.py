@@ -61,6 +61,8 @@ class Execution:
         """Run a Peewee query. Writing begins a transaction."""
         self.prepare()
         if isinstance(query, peewee._WriteQuery):
+            if not self.transaction.is_flushing:
+                self.transaction.flush()  # without autoflush too: what is pending must not be written over it later
             self.transaction.begin()
             cursor = bulk.write(self.transaction, query)
             cursor.load = self.load

@@ -153,12 +153,15 @@ class Snapshot:
         self._unit = unit
         self._books = [dict(books) for books in (unit.new, unit.dirty, unit.deleted, unit.pending)]
         self._states = [_State(instance) for instance in {**unit.new, **unit.dirty, **unit.deleted}.values()]
-        unit.expunged = []
+        unit.journal = {}
 
     def restore(self) -> None:
         """Let all be as it was, what listeners have added, changed or let go of included."""
         unit = self._unit
         new, dirty, *_ = self._books
+        moved, unit.journal = list(unit.journal.values()), None
+        for instance in [instance for instance, was_in in moved if not was_in and instance._owner is unit.owner]:
+            unit.expunge(instance)
         for instance in [instance for number, instance in unit.new.items() if number not in new]:
             unit.cancel_new(instance)
         for instance in [instance for number, instance in unit.dirty.items() if number not in dirty]:
@@ -168,12 +171,19 @@ class Snapshot:
             books.update(former)
         for state in self._states:
             state.restore(unit.owner)
-        for instance in [instance for instance in unit.expunged if id(instance) not in new]:
-            instance._owner = unit.owner
-            if id(instance) not in dirty:
-                unit.revert(instance)
-            mapper, key = unit.identity_of(instance)
-            unit.identity_map.add(mapper.model, key, instance)
+        for instance in [instance for instance, was_in in moved if was_in and id(instance) not in new]:
+            self._put_back(instance, is_clean=id(instance) not in dirty)
+
+    def _put_back(self, instance: Any, is_clean: bool) -> None:
+        unit = self._unit
+        instance._owner = unit.owner
+        if is_clean:
+            unit.revert(instance)
+        mapper, key = unit.identity_of(instance)
+        other = unit.identity_map.find(mapper.model, key)
+        if other is not None and other is not instance:
+            unit.expunge(other)
+        unit.identity_map.add(mapper.model, key, instance)
 
 
 class _State:

@@ -11,6 +11,7 @@ import peewee
 from .tracking import committed_value
 
 Rows = dict[Any, "weakref.ref[Any]"]
+Index = dict[Any, dict[int, "weakref.ref[Any]"]]  # the objects that refer to something, by its key and their `id`
 
 _ROOM = 1_000
 
@@ -25,7 +26,7 @@ class IdentityMap(Mapping[tuple[type, Any], Any]):
     def __init__(self) -> None:
         self._models: dict[type, Rows] = {}
         self._room: dict[type, int] = {}
-        self._indexes: dict[type, dict[str, dict[Any, list[weakref.ref[Any]]]]] = {}
+        self._indexes: dict[type, dict[str, Index]] = {}
 
     def rows(self, model: type) -> Rows:
         """Return the references to the objects of a model, by key, with room made for more."""
@@ -87,7 +88,7 @@ class IdentityMap(Mapping[tuple[type, Any], Any]):
                 _enter(indexes[name], name, instance)
         found = {}
         for value in values:
-            for reference in indexes[name].get(value, ()):
+            for reference in list(indexes[name].get(value, {}).values()):
                 instance = reference()
                 if instance is not None and committed_value(instance, name) == value:
                     found[id(instance)] = instance
@@ -127,7 +128,7 @@ class IdentityMap(Mapping[tuple[type, Any], Any]):
         return f"<IdentityMap {models}>"
 
 
-def _enter(index: dict[Any, list[weakref.ref[Any]]], name: str, instance: Any) -> None:
+def _enter(index: Index, name: str, instance: Any) -> None:
     value = committed_value(instance, name)
     if value is not None:
-        index.setdefault(value, []).append(weakref.ref(instance))
+        index.setdefault(value, {})[id(instance)] = weakref.ref(instance)

@@ -175,9 +175,12 @@ class Loader:
         key = mapper.key_of(data)
         instance = None if key is None else self.identity_map.find(mapper.model, key)
         if instance is not None:
-            epoch = instance._epoch
+            epoch, reading = instance._epoch, instance._reading
             self.refresh(instance, data, mapper)
+            self.identity_map.note(instance)
             instance._epoch = epoch  # it was not read as a whole
+            if reading is not None and reading.is_undone:
+                instance._reading = reading
             return instance
         instance = self._make(mapper.model, data)
         instance._epoch = -1

@@ -59,7 +59,7 @@ class Absent:
 class Answer:
     """The objects that refer to some peers by one foreign key, as they were at a moment: lists, by the key."""
 
-    __slots__ = ("found", "given", "moment")
+    __slots__ = ("__weakref__", "found", "given", "moment")
 
     def __init__(self, moment: Any) -> None:
         self.moment = moment

@@ -270,7 +270,7 @@ class Session:
 
     def in_nested_transaction(self) -> bool:
         """Return whether a savepoint is open."""
-        return len(self._transaction.scopes) > 1
+        return any(not scope.is_flush for scope in self._transaction.scopes[1:])
 
     def close(self) -> None:
         """Roll back what is open, let go of all objects, and give the connection back. The session can be used again.

@@ -48,9 +48,7 @@ class Settlement:
         for mapper, instances in plan.new.items():
             self.inserted(mapper, instances, filled.get(mapper, ()))
         self.fallout(persister.fallout)
-        unit.tidy()
-        unit.pending.clear()
-        unit.unsettled.clear()
+        unit.settled()
 
     def _sorted(self, plan: Plan, persister: Persister) -> tuple[dict[Mapper, list[Fill]], dict[int, dict[str, Any]]]:
         """Return what was filled into new objects, by mapper, and what others had before, by `id`."""

@@ -129,6 +129,11 @@ def _kind(value: Any) -> type:
     return dict if isinstance(value, dict) else list if isinstance(value, list) else type(value)
 
 
+def is_in_doubt(instance: Any) -> bool:
+    """Return whether the row of an object was read after something had changed it that was undone since."""
+    return instance._reading is not None and bool(instance._reading.is_undone)
+
+
 def note_change(instance: Any, name: str, old: Any) -> None:
     """Keep the committed value of an attribute that is about to change for the first time, and tell the session."""
     committed = instance._committed
@@ -137,7 +142,7 @@ def note_change(instance: Any, name: str, old: Any) -> None:
         session = session_of(instance)
         if session is not None:
             session._unit.register_dirty(instance)
-    committed[name] = old
+    committed[name] = Unknown(old) if is_in_doubt(instance) else old
 
 
 def changed_names(instance: Any) -> list[str]:
@@ -176,10 +181,8 @@ class Tracked(peewee.FieldAccessor):
             instance._given.add(name)
         elif name not in committed and committed is not DELETED:
             old = instance.__data__.get(name, MISSING)
-            if is_same(old, value):
-                if instance._reading is None or not instance._reading.is_undone:
-                    return
-                old = Unknown(old)
+            if is_same(old, value) and not is_in_doubt(instance):
+                return
             note_change(instance, name, old)
         instance.__data__[name] = value
 

@@ -20,10 +20,11 @@ from .writing import write
 class Scope:
     """An open transaction or savepoint: how the database knows it, and what was flushed in it."""
 
-    __slots__ = ("context", "log")
+    __slots__ = ("context", "is_flush", "log")
 
-    def __init__(self, context: Any) -> None:
+    def __init__(self, context: Any, is_flush: bool = False) -> None:
         self.context = context
+        self.is_flush = is_flush
         self.log: list[Step] = []
 
 
@@ -77,8 +78,7 @@ class Transaction:
         if self.is_flushing:
             raise InvalidRequestError("The session is already flushing: a flush can't be called within a flush.")
         if not self.unit.has_pending() or (self.events and not self.unit.unflushed()):
-            self.unit.tidy()
-            self.unit.unsettled.clear()
+            self.unit.settled()
             return
         self.is_flushing = True
         attempt = _Attempt(self)
@@ -88,6 +88,7 @@ class Transaction:
                 self.events.before_flush()
             attempt.came_along = self.unit.register_reachable()
             plan = self.unit.plan()
+            attempt.check()
             if plan:
                 attempt.begin()
                 write(plan, attempt.persister)
@@ -95,14 +96,13 @@ class Transaction:
                 if self.events:
                     self.events.after_flush(plan)
             else:
-                self.unit.tidy()
-                self.unit.unsettled.clear()
+                self.unit.settled()
             attempt.release()
         except BaseException as error:
             raise attempt.take_back(error) from error.__cause__
         finally:
             self.is_flushing = False
-            self.unit.expunged = None
+            self.unit.journal = None
 
     def commit(self) -> None:
         """Write all changes and make them durable."""
@@ -179,10 +179,10 @@ class Transaction:
         if is_undoing:
             self.events.fire_end("after_rollback", "rolled back")
 
-    def refuse_end(self, how: str) -> None:
-        """Refuse to end the transaction in a listener that is told of a flush or of an end."""
+    def refuse_end(self, how: str, is_savepoint: bool = False) -> None:
+        """Refuse to end the transaction, or a savepoint, in a listener that is told of a flush or of an end."""
         self.events.check()
-        if self.is_flushing or self.is_committing:
+        if self.is_flushing or (self.is_committing and not is_savepoint):
             raise InvalidRequestError(
                 f"The session can't be {how} in the middle of a {'flush' if self.is_flushing else 'commit'}. To undo "
                 "it, let the listener raise an error."
@@ -210,6 +210,10 @@ class Transaction:
         """Keep what was done since a savepoint, as part of what encloses it."""
         self._flush_all()
         scope.context.commit(begin=False)
+        self.merge(scope)
+
+    def merge(self, scope: Scope) -> None:
+        """Let what was done in a scope be part of what encloses it."""
         place = self.scopes.index(scope)
         for inner in self.scopes[place:]:
             self.scopes[place - 1].log += inner.log
@@ -217,6 +221,7 @@ class Transaction:
 
     def rollback_to(self, scope: Scope) -> None:
         """Undo what was done since a savepoint, in the rows and on the objects."""
+        self.refuse_end("rolled back", is_savepoint=True)
         place = self.scopes.index(scope)
         log = [step for inner in self.scopes[place:] for step in inner.log]
         try:
@@ -275,6 +280,8 @@ class Transaction:
             for cursor in self.streams:  # on a connection that another session gets, it would hold on to its snapshot
                 close_quietly(cursor)
         finally:
+            for scope in self.scopes:
+                scope.log = []  # somebody may hold on to the scope
             self.scopes.clear()
             self.streams.clear()
             self.database.release()
@@ -282,38 +289,47 @@ class Transaction:
 
 
 class _Attempt:
-    """A flush that may fail, and what it has done by then."""
+    """A flush that may fail: a scope of its own, which becomes part of the transaction or is undone."""
 
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
         self._before = Snapshot(transaction.unit) if transaction.events else None
-        self._savepoint: Any = None
-        self._is_begun = False
-        self._start = 0
+        self._scope: Scope | None = None
         self.persister = Persister(transaction.database, transaction.unit.identity_map)
         self.came_along: list[Any] = []
 
     def begin(self) -> None:
         """Begin the transaction or, where there is one, set a savepoint in it."""
-        if self._is_begun:
+        if self._scope is not None:
             return
         transaction = self._transaction
         savepoint = transaction.database.savepoint() if transaction.scopes else None
         transaction.begin()
-        self._is_begun, self._start = True, len(transaction.scopes[-1].log)
+        self._scope = Scope(savepoint, is_flush=True)
+        transaction.scopes.append(self._scope)
         if savepoint is not None:
-            self._savepoint = savepoint
             savepoint.__enter__()
+
+    def check(self) -> None:
+        """Refuse to go on when a listener has met an error at which the database ended the transaction."""
+        if self._scope is not None and self._scope not in self._transaction.scopes:
+            raise InvalidRequestError(
+                "The database has ended the transaction by itself, at an error that a listener met and did not raise. "
+                "Let the listener raise it."
+            )
 
     def release(self) -> None:
         """Keep what was done."""
-        if self._savepoint is not None:
-            self._savepoint.commit(begin=False)
+        self.check()
+        if self._scope is not None:
+            if self._scope.context is not None:
+                self._scope.context.commit(begin=False)
+            self._transaction.merge(self._scope)
 
     def take_back(self, error: BaseException) -> BaseException:
         """Let all be as it was before, and return the error that says why."""
         transaction, unit = self._transaction, self._transaction.unit
-        has_ended = self._is_begun and self._undo()
+        has_ended = self._undo()
         for instance in self.came_along:
             unit.cancel_new(instance)
         if self._before is not None:
@@ -323,13 +339,17 @@ class _Attempt:
         return transaction.told_of_rollback(error) if has_ended else error
 
     def _undo(self) -> bool:
-        transaction, log = self._transaction, self._transaction.scopes[-1].log
-        done = log[self._start :]
-        del log[self._start :]
-        take_back(transaction.unit, done, keep=True)
+        """Undo what was written and settled; return whether that has ended the transaction."""
+        transaction, scope = self._transaction, self._scope
+        is_open = scope is not None and scope in transaction.scopes
+        if scope is not None and is_open:
+            del transaction.scopes[transaction.scopes.index(scope) :]
+            take_back(transaction.unit, scope.log, keep=True)
         self.persister.undo()
+        if scope is None or not is_open:
+            return False
         transaction.unit.note_statement()
-        return transaction.undo(self._savepoint)
+        return transaction.undo(scope.context)
 
 
 def _undo_savepoint(savepoint: Any) -> None:

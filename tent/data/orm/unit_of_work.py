@@ -41,11 +41,11 @@ class UnitOfWork:
         self.dirty: Books = {}
         self.deleted: Books = {}  # marked; a flush deletes their rows
         self.gone: Books = {}  # their rows are deleted, in the open transaction
-        self.expunged: list[Any] | None = None  # in a flush that listeners are told of
+        self.journal: dict[int, tuple[Any, bool]] | None = None  # in a flush: what came or went, was it in
         self.unsettled: set[Any] = set()  # models of which what is pending lets rows come, go or move
         self._writings = 0
         self.scopes: list[Any] = []  # the open transaction, and the savepoints in it
-        self.answers: list[Answer] = []  # what is known of relations, to be forgotten at the end of the transaction
+        self.answers: weakref.WeakSet[Answer] = weakref.WeakSet()  # what is known of relations
         self.pending: dict[Any, Any] = {}  # new objects that were added with a key, by model and key
 
     # Registering
@@ -96,6 +96,7 @@ class UnitOfWork:
                 "which copies its values to that one."
             )
         self._refuse_owned_elsewhere(instance)
+        self._note_in_journal(instance, was_in=False)
         instance._owner, instance._epoch, instance._peers = self.owner, -1, None
         self.identity_map.add(mapper.model, key, instance)
         if instance._committed:
@@ -125,15 +126,25 @@ class UnitOfWork:
             found += self._reachable(instance, names) if instance.__rel__ else []
         return self.register_new(*found)
 
+    def _note_in_journal(self, instance: Any, was_in: bool) -> None:
+        if self.journal is not None:
+            self.journal.setdefault(id(instance), (instance, was_in))
+
     def drop_new(self, instance: Any) -> None:
         """Let go of a pending object and of what came along with it: else it would be reached again from there."""
-        self.cancel_new(instance)
-        for child in along(instance):
-            if id(child) in self.new:
-                self.drop_new(child)
+        waiting = [instance]
+        for one in waiting:  # it grows on the way
+            if id(one) in self.new:
+                self.cancel_new(one)
+                waiting += along(one)
 
     def cancel_new(self, instance: Any) -> None:
         """Let go of a pending object; one whose row was deleted in the transaction is as it was then."""
+        with contextlib.suppress(peewee.DataError):  # it has a key that the column can't hold, and is under none
+            mapper = self.loader.mapper(type(instance))
+            identity = mapper.model, mapper.key_given(instance.__data__)
+            if self.pending.get(identity) is instance:
+                del self.pending[identity]
         if id(instance) in self.gone:
             del self.new[id(instance)]
             instance._committed, instance._given = DELETED, None
@@ -145,8 +156,7 @@ class UnitOfWork:
         if has_row(instance):
             mapper, key = self.identity_of(instance)
             self.identity_map.discard(mapper.model, key, instance)
-            if self.expunged is not None:
-                self.expunged.append(instance)
+            self._note_in_journal(instance, was_in=True)
             self.note_doubt()  # what was written of its row may be read by another object
         for books in (self.new, self.dirty, self.deleted, self.gone):
             books.pop(id(instance), None)
@@ -259,6 +269,12 @@ class UnitOfWork:
 
     # Keeping in agreement
 
+    def settled(self) -> None:
+        """Note that nothing is pending any more."""
+        self.tidy()
+        self.pending.clear()
+        self.unsettled.clear()
+
     def tidy(self) -> None:
         """Take those out of the dirty objects that have their committed values again."""
         for instance in [instance for instance in self.dirty.values() if not changed_names(instance)]:
@@ -328,8 +344,9 @@ class UnitOfWork:
 
     def open_answer(self, moment: Any) -> Answer:
         """Return a new answer, which counts until something comes, goes or moves, or the transaction ends."""
-        self.answers.append(Answer(moment))
-        return self.answers[-1]
+        answer = Answer(moment)
+        self.answers.add(answer)
+        return answer
 
     def forget_answers(self) -> None:
         """Forget what is known of relations, and hold on to no objects for it."""
