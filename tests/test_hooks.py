@@ -8,7 +8,7 @@ import functools
 import gc
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -1955,3 +1955,108 @@ def test_the_listeners_of_a_session_go_with_it(engine: Any) -> None:
     del session
     gc.collect()
     assert reference() is None
+
+
+# Transactions that end, and objects that move, while listeners are told
+
+
+@pytest.mark.parametrize("is_raised", [True, False])
+def test_a_transaction_that_the_database_ends_under_a_listener_takes_the_flush_with_it(
+    session: dbm.Session, engine: Any, listen: Listen, is_raised: bool
+) -> None:
+    engine.execute_sql("CREATE TRIGGER no BEFORE INSERT ON entries BEGIN SELECT RAISE(ROLLBACK, 'no'); END")
+
+    def write(session: dbm.Session) -> None:
+        with nullcontext() if is_raised else suppress(peewee.PeeweeException):
+            session.execute("INSERT INTO entries (text) VALUES ('x')")
+
+    listen(session, "before_flush", write)
+    document = Document(title="a")
+    session.add(document)
+    with pytest.raises(peewee.IntegrityError if is_raised else dbm.InvalidRequestError, match=r"no|ended the transact"):
+        session.commit()
+    assert (session.new, session.in_transaction(), titles(session)) == ([document], False, [])
+    dbm.unlisten(session, "before_flush", write)
+    session.commit()
+    assert titles(session) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["before_flush", "after_flush"])
+def test_a_savepoint_is_not_rolled_back_within_a_flush(session: dbm.Session, listen: Listen, name: str) -> None:
+    outer, inner = Document(title="outer"), Document(title="inner")
+    session.add(outer)
+    savepoint = session.begin_nested()
+    session.add(inner)
+    listen(session, name, lambda _: savepoint.rollback())
+    with pytest.raises(dbm.InvalidRequestError, match="in the middle of a flush"):
+        session.flush()
+    assert (session.state(outer), session.new) == ("persistent", [inner])
+
+
+def test_in_a_flush_there_is_no_savepoint_of_the_programs(session: dbm.Session, listen: Listen) -> None:
+    found: list[bool] = []
+    listen(session, "before_flush", lambda session: found.append(session.in_nested_transaction()))
+    session.add(Document())
+    session.flush()
+    assert found == [False]
+
+
+def test_a_detached_object_that_a_listener_adds_has_its_changes_still_when_the_flush_fails(
+    session: dbm.Session, listen: Listen
+) -> None:
+    detached = saved(session, title="a")
+    session.expunge(detached)
+    detached.text = "changed"
+
+    def add(session: dbm.Session) -> None:
+        session.add(detached)
+        raise Refused
+
+    listen(session, "before_flush", add)
+    session.add(Document(title="b"))
+    with pytest.raises(Refused):
+        session.flush()
+    assert (session.state(detached), detached.text) == ("detached", "changed")
+    assert session.is_modified(detached)
+
+
+def test_an_object_that_a_listener_expunged_and_read_again_is_one_object_when_the_flush_fails(
+    session: dbm.Session, listen: Listen
+) -> None:
+    document = saved(session, title="a")
+    others: list[Any] = []
+
+    def read_again(session: dbm.Session) -> None:
+        session.expunge(document)
+        others.append(session.get(Document, document.id))
+        raise Refused
+
+    listen(session, "before_flush", read_again)
+    session.add(Document(title="b"))
+    with pytest.raises(Refused):
+        session.flush()
+    assert session.get(Document, document.id) is document
+    assert session.state(others[0]) == "detached"
+
+
+def test_what_a_listener_read_of_its_own_statement_is_in_doubt_when_the_flush_fails(
+    session: dbm.Session, listen: Listen
+) -> None:
+    saved(session, title="a", text="row")
+    session.expunge_all()
+    session.execute("UPDATE documents SET version = version")
+    found: list[Any] = []
+
+    def write(session: dbm.Session) -> None:
+        session.execute("UPDATE documents SET text = 'undone'")
+        found.append(session.query(Document).one())
+        raise Refused
+
+    listen(session, "before_flush", write)
+    session.add(Entry())
+    with pytest.raises(Refused):
+        session.flush()
+    dbm.unlisten(session, "before_flush", write)
+    found[0].text = "undone"
+    session.flush()
+    assert rows(session, "SELECT text FROM documents") == [("undone",)]

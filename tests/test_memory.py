@@ -474,3 +474,47 @@ def test_an_engine_that_nobody_holds_goes(tmp_path: Any) -> None:
     del engine
     gc.collect()
     assert reference() is None
+
+
+# A session holds on to nothing that nobody needs
+
+
+def test_a_reader_that_follows_relations_again_and_again_keeps_nothing(session: Any) -> None:
+    session.add_all([Note(person=Person(name=str(number))) for number in range(5)])
+    session.commit()
+    for _ in range(20):
+        assert all(len(list(person.notes)) == 1 for person in session.query(Person).all())
+    gc.collect()
+    assert len(session._unit.answers) == 0
+
+
+def test_a_transaction_that_has_ended_keeps_no_objects(session: Any) -> None:
+    with session.begin():
+        people = [Person(name=str(number)) for number in range(5)]
+        session.add_all(people)
+    references = [weakref.ref(person) for person in people]
+    del people
+    gc.collect()
+    assert [reference for reference in references if reference() is not None] == []
+
+
+def test_an_object_that_is_loaded_again_and_again_is_known_once(session: Any) -> None:
+    session.add_all([Note(person=Person(name="one")), Person(name="two")])
+    session.commit()
+    notes = session.query(Note).all()
+    session.delete(session.query(Person).filter_by(name="two").one())
+    session.commit()
+    for _ in range(20):
+        session.query(Note).all()
+    indexes = session.identity_map._indexes[Note]
+    assert [len(references) for index in indexes.values() for references in index.values()] == [len(notes)]
+
+
+def test_a_new_object_that_was_expunged_is_kept_by_no_key(session: Any) -> None:
+    person = Person(id=7)
+    session.add(person)
+    session.expunge(person)
+    reference = weakref.ref(person)
+    del person
+    gc.collect()
+    assert reference() is None

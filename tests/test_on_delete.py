@@ -366,3 +366,41 @@ def test_a_recursive_delete_calls_the_hooks_of_what_it_deletes(session: Any, ful
     session.commit()
     dbm.unlisten(Comment, "before_delete", told.append)
     assert sorted(told, key=lambda comment: comment.id) == sorted(comments, key=lambda comment: comment.id)
+
+
+# Objects that refer to others than they did
+
+
+def test_a_key_that_was_read_with_some_columns_only_counts(session: Any, other: Any, full: None) -> None:
+    one, two, three = session.query(User).limit(3)
+    post = session.query(Post).filter_by(author=one).first()
+    session.delete(three)
+    session.commit()
+    other.query(Post).filter(Post.id == post.id).update({Post.author: two})
+    other.commit()
+    assert session.execute(Post.select(Post.id, Post.author).where(Post.id == post.id)).one() is post
+    session.delete(two)
+    session.commit()
+    assert session.state(post) == "detached"
+
+
+def test_rows_of_a_model_without_a_key_are_deleted_in_bulk(session: Any, engine: Any) -> None:
+    base = dbm.declarative_base()
+
+    class Code(base):  # type: ignore[misc, valid-type]
+        code = peewee.IntegerField(unique=True)
+
+        class Meta:
+            primary_key = False
+
+    class Use(base):  # type: ignore[misc, valid-type]
+        of = peewee.ForeignKeyField(Code, field="code", on_delete="CASCADE")
+
+    dbm.install_tables(engine, models=base)
+    session.add(Code(code=5))
+    session.flush()
+    use = Use(of=5)
+    session.add(use)
+    session.commit()
+    assert session.query(Code).delete() == 1
+    assert session.state(use) == "deleted"

@@ -1024,3 +1024,68 @@ def case(machine: Any) -> Any:
 
 TestAnyOperations = case(Machine)
 TestAnyOperationsWithGeneratedKeys = case(NumberedMachine)
+
+
+# Rows that were read after something had changed them, and that is rolled back
+
+
+@pytest.mark.parametrize("way", ["at once", "by way of another value", "after a part was read again"])
+def test_a_value_that_was_read_and_undone_is_written_when_it_is_set(session: Any, way: str) -> None:
+    session.add(Person(name="row"))
+    session.commit()
+    session.expunge_all()
+    session.query(Person).update({Person.name: "undone"})
+    person = session.query(Person).one()
+    session.rollback()
+    if way == "by way of another value":
+        person.name = "other"
+    elif way == "after a part was read again":
+        assert session.execute(Person.select(Person.id, Person.age)).one() is person
+    person.name = "undone"
+    session.commit()
+    assert session.scalar("SELECT name FROM people") == "undone"
+
+
+def test_a_json_value_that_was_read_and_undone_is_written_when_it_is_changed_back(session: Any) -> None:
+    session.add(Person(tags=["row"]))
+    session.commit()
+    session.expunge_all()
+    session.query(Person).update({Person.tags: ["undone"]})
+    person = session.query(Person).one()
+    session.rollback()
+    person.tags.append("x")
+    person.tags.remove("x")
+    session.commit()
+    assert session.scalar("SELECT tags FROM people") == '["undone"]'
+
+
+def test_a_value_that_is_read_again_is_the_rows(session: Any) -> None:
+    session.add(Person(name="row"))
+    session.commit()
+    session.expunge_all()
+    session.query(Person).update({Person.name: "undone"})
+    person = session.query(Person).one()
+    session.rollback()
+    assert session.get(Person, person.id).name == person.name == "row"
+    person.name = "row"
+    assert session.dirty == []
+
+
+def test_a_statement_flushes_what_it_would_write_over_without_autoflush_too(session: Any) -> None:
+    person = Person(name="row")
+    session.add(person)
+    session.commit()
+    with session.no_autoflush:
+        person.name = "pending"
+        session.execute(Person.update(name="bulk"))
+    session.rollback()
+    assert (person.name, session.is_modified(person)) == ("row", False)
+
+
+def test_undoing_flag_modified_gives_the_value_back(session: Any) -> None:
+    person = Person(name="row")
+    session.add(person)
+    session.commit()
+    session.flag_modified(person, "name")
+    session.rollback()
+    assert person.name == "row"
