@@ -99,7 +99,10 @@ class Transaction:
                 self.unit.settled()
             attempt.release()
         except BaseException as error:
-            raise attempt.take_back(error) from error.__cause__
+            failure = attempt.take_back(error)
+            if failure is error:
+                raise
+            raise failure from None
         finally:
             self.is_flushing = False
             self.unit.journal = None
@@ -127,7 +130,8 @@ class Transaction:
             if not self._is_through(error):
                 # The rows are as before the transaction; the objects keep their changes, to be flushed again.
                 self._end(keep=True)
-                raise self.told_of_rollback(error) from error.__cause__
+                self.tell_of_rollback(error)
+                raise
             interrupt = error
         if self.handle is not None:
             self.handle.is_committed = True
@@ -168,7 +172,7 @@ class Transaction:
             if self.scopes and not self.database.has_transaction():
                 # The database ended it by itself; the objects keep what was flushed in it, to be written again.
                 self._end(keep=True)
-                raise self.told_of_rollback(error) from error.__cause__
+                self.tell_of_rollback(error)
             raise
 
     def rollback(self) -> None:
@@ -188,13 +192,12 @@ class Transaction:
                 "it, let the listener raise an error."
             )
 
-    def told_of_rollback(self, error: BaseException) -> BaseException:
-        """Tell listeners of a rollback that an error has caused, and return the error."""
+    def tell_of_rollback(self, error: BaseException) -> None:
+        """Tell listeners of a rollback that an error has caused."""
         try:
             self.events.fire_end("after_rollback", "rolled back")
         except Exception as its_own:
             error.__context__ = error.__context__ or its_own  # what came first is what the caller has to know
-        return error
 
     def begin_nested(self) -> Scope:
         """Write all changes, set a savepoint, and return it."""
@@ -336,7 +339,9 @@ class _Attempt:
             self._before.restore()
         if isinstance(error, StaleDataError) and hasattr(error, "changes"):
             error = name_stale(transaction.database, error, error.changes)
-        return transaction.told_of_rollback(error) if has_ended else error
+        if has_ended:
+            transaction.tell_of_rollback(error)
+        return error
 
     def _undo(self) -> bool:
         """Undo what was written and settled; return whether that has ended the transaction."""
