@@ -116,32 +116,35 @@ class Transaction:
             self._flush_all()
         finally:
             self.is_committing = False
-        if not self.scopes:
-            self.unit.end_transaction()
-            self.events.fire_end("after_commit", "committed")
-            return
-        root, interrupt = self.scopes[0].context, None
+        callbacks = self._make_durable() if self.scopes else []
+        self.unit.end_transaction()
+        for callback in callbacks:
+            callback()
+        self.events.fire_end("after_commit", "committed")
+
+    def _make_durable(self) -> list[Any]:
+        """Commit the rows, and return what waited for that."""
+        root = self.scopes[0].context
         try:
             if isinstance(root, peewee._savepoint):
                 root.commit(begin=False)
             else:
                 self.database.commit()
         except BaseException as error:
-            if not self._is_through(error):
+            if self._is_through(error):
+                self._note_committed()
+                self.unit.end_transaction()
+            else:
                 # The rows are as before the transaction; the objects keep their changes, to be flushed again.
                 self._end(keep=True)
                 self.tell_of_rollback(error)
-                raise
-            interrupt = error
-        if self.handle is not None:
+            raise
+        return self._note_committed()
+
+    def _note_committed(self) -> list[Any]:
+        if self.handle is not None and not self.handle.is_closed:
             self.handle.is_committed = True
-        callbacks = self._leave()
-        self.unit.end_transaction()
-        if interrupt is not None:
-            raise interrupt
-        for callback in callbacks:
-            callback()
-        self.events.fire_end("after_commit", "committed")
+        return self._leave()
 
     def _flush_all(self) -> None:
         """Flush until nothing is left, as what waits for a flush may change something after it."""
