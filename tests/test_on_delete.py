@@ -267,8 +267,7 @@ def test_what_the_database_restricts_is_an_error_that_names_the_object(session: 
     assert session.query(Shelf).count() == 0
 
 
-def test_a_version_is_not_asked_about(session: Any) -> None:
-    # A key without on_delete: the rows that refer to it go first.
+def test_rows_whose_key_has_no_on_delete_go_before_what_they_refer_to(session: Any) -> None:
     parent = Node(name="p")
     child = Node(name="c", parent=parent)
     session.add(child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -1080,6 +1081,20 @@ def test_a_statement_flushes_what_it_would_write_over_without_autoflush_too(sess
         session.execute(Person.update(name="bulk"))
     session.rollback()
     assert (person.name, session.is_modified(person)) == ("row", False)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_an_attribute_that_is_flagged_travels_in_a_pickle(session: Any, protocol: int) -> None:
+    person = Person(name="row")
+    session.add(person)
+    session.commit()
+    session.flag_modified(person, "name")
+    session.expunge(person)
+    twin = pickle.loads(pickle.dumps(person, protocol))
+    session.add(twin)
+    assert session.dirty == [twin]
+    session.rollback()
+    assert twin.name == "row"
 
 
 def test_undoing_flag_modified_gives_the_value_back(session: Any) -> None:

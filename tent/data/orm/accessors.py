@@ -123,7 +123,7 @@ class BackrefAccessor(_RelatedAccessor, peewee.BackrefAccessor):
     def __get__(self, instance: Any, instance_type: Any = None) -> Any:
         if instance is None:
             return self
-        if "_eager" in instance.__dict__:
+        if instance._eager is not None:
             found = self._loaded(instance)
             if found is not None:
                 return found
@@ -145,7 +145,7 @@ class BackrefAccessor(_RelatedAccessor, peewee.BackrefAccessor):
         session = session_of(instance)
         if _eager_loading.get() or (session is None and instance._meta.database is not None):
             moment = None if session is None else session._unit.moment()
-            instance.__dict__.setdefault("_eager", {})[self.relation.name] = (moment, value)
+            instance._eager = {**(instance._eager or {}), self.relation.name: (moment, value)}
         else:
             self._of(instance).replace(value)
 

@@ -156,6 +156,7 @@ class ModelRoot(peewee.Model):
     _given: Any = None
     _peers: Peers | None = None
     _along: Any = None
+    _eager: Any = None
 
     class Meta:
         model_metadata_class = ModelMetadata
@@ -243,6 +244,8 @@ class ModelRoot(peewee.Model):
         state = dict(self.__dict__)
         for name in ("_owner", "_peers", "_reading"):
             state.pop(name, None)
+        if "_eager" in state:  # without the session's moment that it is of
+            state["_eager"] = {name: (None, loaded) for name, (_, loaded) in self._eager.items()}
         state["_committed"] = _MARKS.get(id(self._committed), self._committed)
         return state
 

@@ -175,6 +175,8 @@ class Persister:
             rows = [dict(zip(mapper.referred, change.old(mapper.referred))) for change in changes]
             foresee(self.database, self._may_hold, mapper.model, rows, self.fallout)
         changes = [change for change in changes if not fell(change, self.fallout)]
+        if not changes:
+            return
         if mapper.version is not None:
             sql = f"DELETE FROM {mapper.table} WHERE {_where_sql(mapper)}"
             blaming(

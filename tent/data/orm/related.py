@@ -15,7 +15,7 @@ class Related(Query[T]):
     """The query for the objects that are related to one, with `add`, `remove` and `clear`.
 
     Iterating it as it is loads those of all objects that came by the same result, in one statement. What is made of it
-    (by `where`, `order_by`, `limit` …) is a query as every other.
+    (by `where`, `order_by`, `limit` …) is a query as every other. It is true when there is an object.
     """
 
     _owner: Any

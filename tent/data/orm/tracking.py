@@ -10,7 +10,8 @@ Each object of a model carries
 - `_reading`: the `Reading` of its row, if it may be undone;
 - `_given`: on an object that has no row yet, the names that were set and not just filled with a default;
 - `_along`: on an object that has no row yet, the objects that refer to it and come along when it is added;
-- `_peers`: the `Peers` with which its row was read or written.
+- `_peers`: the `Peers` with which its row was read or written;
+- `_eager`: what Peewee's eager loading has loaded for its backrefs, and when.
 
 The accessors keep them: those of columns are in this module, those of relations in `accessors`.
 """
@@ -57,6 +58,9 @@ class Unknown:
 
     def __repr__(self) -> str:
         return f"<unknown, perhaps {self.value!r}>"
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.value,)
 
 
 # The types of which equal values can show differently: 0.0 and -0.0, and dicts and lists that have such in them

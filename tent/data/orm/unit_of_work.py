@@ -1,6 +1,6 @@
 """The unit of work: what is new, dirty and deleted in a session.
 
-A flush goes one way: `plan` looks at the objects and changes nothing, `flush.write` runs the statements, and a
+A flush goes one way: `plan` looks at the objects and changes nothing, `writing.write` runs the statements, and a
 `Settlement` makes the objects agree with the rows, with a log by which a rollback takes it all back.
 """
 
