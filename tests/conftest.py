@@ -10,6 +10,7 @@ from typing import Any
 
 import peewee
 import pytest
+import servers
 
 from tent.data import dbm
 
@@ -41,14 +42,46 @@ class Node(Model):
     name = peewee.CharField()
 
 
-@pytest.fixture(params=["memory", "file"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    """An engine with the tables above: in memory and in a file, as what holds for one holds for the other."""
-    path = ":memory:" if request.param == "memory" else str(tmp_path / "test.db")
-    engine = dbm.connect({"driver": "sqlite", "path": path, "timeout": 2})
-    dbm.install_tables(engine, models=Model)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Let a test run on each database, as what holds for one holds for the others, or on those that it is marked with.
+
+    `@pytest.mark.databases("sqlite")` is for what only SQLite does; `servers` are the others, and each has its name.
+    """
+    if "database" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("databases")
+        names = servers.named(*marker.args) if marker else servers.DATABASES
+        metafunc.parametrize("database", names, indirect=True)
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest) -> str:
+    """The name of the database that a test runs on."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def config(database: str, tmp_path: Path) -> Any:
+    """The config of an empty database."""
+    if database in servers.URLS:
+        return servers.emptied(database)
+    path = ":memory:" if database == "memory" else str(tmp_path / "test.db")
+    return {"driver": "sqlite", "path": path, "timeout": 2}
+
+
+@pytest.fixture
+def bare_engine(config: Any) -> Iterator[Any]:
+    """An engine of a database without tables."""
+    engine = dbm.connect(config)
     yield engine
     engine.close_all()
+
+
+@pytest.fixture
+def engine(bare_engine: Any) -> Any:
+    """An engine of a database with the tables above."""
+    dbm.install_tables(bare_engine, models=Model)
+    return bare_engine
 
 
 @pytest.fixture

@@ -183,7 +183,7 @@ def test_echo_is_visible_in_a_program_that_has_set_up_no_logging() -> None:
 
 def test_repr_says_what_the_engine_is(connect: Connect, tmp_path: Path) -> None:
     path = str(tmp_path / "a.db")
-    assert repr(connect({"driver": "sqlite", "path": path})) == f"<Engine sqlite {path!r}>"
+    assert repr(connect({"driver": "sqlite", "path": path})) == f"<SqliteEngine sqlite {path!r}>"
     assert repr(connect(MEMORY)) == "<MemoryEngine sqlite ':memory:'>"
 
 
@@ -211,7 +211,7 @@ def test_a_config_without_a_driver_is_told_to_add_one(config: Any) -> None:
 def test_an_unknown_driver_is_named_with_the_known_ones(driver: Any) -> None:
     message = str(refusal({"driver": driver, "path": "a.db"}))
     assert repr(driver) in message
-    assert "known: 'sqlite'" in message
+    assert "known: 'cockroachdb', 'mariadb', 'mysql', 'postgresql', 'sqlite'" in message
 
 
 def test_a_misspelt_driver_gets_the_nearest_one() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ ROOMS = [
     "orm.listening",
     "orm.session",
     "orm.execution",
+    "orm.sql",
     "orm.related",
     "orm.shaping",
     "orm.following",
@@ -58,7 +60,11 @@ ROOMS = [
     "orm.guard",
     "orm.connecting",
     "orm.memory",
+    "orm.sqlite",
+    "orm.postgresql",
+    "orm.mysql",
     "orm.engine",
+    "orm.pool",
     "orm.hooks",
     "orm.config",
     "orm.errors",
@@ -122,10 +128,21 @@ def test_the_imports_were_found() -> None:
     assert {("dbm", "orm.session"), ("user", "dbm"), ("orm.session", "orm.merging")} <= set(edges())
 
 
-def test_nothing_but_peewee_and_the_standard_library_is_imported() -> None:
+def test_nothing_but_peewee_the_standard_library_and_in_its_room_a_driver_is_imported() -> None:
     allowed = {*sys.stdlib_module_names, "peewee", "playhouse", "tent"}
-    found = {(name, target) for name, path in sources().items() for target in imports(name, path)}
-    assert {(name, target) for name, target in found if target.partition(".")[0] not in allowed} == set()
+    found = {(name, target.partition(".")[0]) for name, path in sources().items() for target in imports(name, path)}
+    assert {(name, target) for name, target in found if target not in allowed} == {
+        ("orm.postgresql", "psycopg"),
+        ("orm.mysql", "pymysql"),
+    }
+
+
+def test_a_driver_is_imported_when_it_is_wanted() -> None:
+    code = "import sys; import tent.data.dbm; print([name for name in sys.modules if name.startswith('tent.data.orm')])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "tent.data.orm.sqlite" in loaded
+    assert "tent.data.orm.postgresql" not in loaded
+    assert "tent.data.orm.mysql" not in loaded
 
 
 def test_the_machinery_does_not_know_the_door_or_the_models() -> None:

@@ -73,6 +73,7 @@ from tent.data.orm.engine import Engine
 from tent.data.orm.errors import (
     ArgumentError,
     CircularDependencyError,
+    CommitInDoubtError,
     ConcurrentUseError,
     DataLayerError,
     DBConfigurationException,
@@ -100,6 +101,7 @@ __all__ = [
     "ArgumentError",
     "Base",
     "CircularDependencyError",
+    "CommitInDoubtError",
     "ConcurrentUseError",
     "DBConfigurationException",
     "DataLayerError",

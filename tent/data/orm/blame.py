@@ -25,16 +25,25 @@ def blaming(
     write: Callable[[Sequence[Any]], None],
     instance_of: Callable[[Any], Any] = lambda item: item,
 ) -> None:
-    """Write a batch. If it fails, write its items one by one to find the object whose error it is."""
+    """Write a batch. If it fails, write its items one by one to find the object whose error it is.
+
+    Where the database takes no more statements after an error, the error of a batch has the attribute `is_blind`.
+    """
     try:
-        write(items)
+        with database.attempt():
+            write(items)
     except FlushError:
         raise
     except Exception as error:
         if not database.has_transaction():
             # The database has undone everything by itself: what is repeated now would stay. Nobody can be blamed.
             raise explain(error, context.format("objects")) from error.__cause__
-        item, error = _culprit(items, error, write)
+        if database.is_aborted():
+            named = len(items) == 1 and isinstance(error, (peewee.IntegrityError, peewee.OperationalError))
+            error.is_blind = not named and not database.is_retryable(error)  # type: ignore[attr-defined]
+            instance = instance_of(items[0]) if named else None
+            raise explain(error, context.format(repr(instance) if named else "objects"), instance) from error.__cause__
+        item, error = _culprit(database, items, error, write)
         instance = instance_of(item)
         error = _with_value(database, instance, error)
         raise explain(error, context.format(repr(instance)), instance) from error.__cause__
@@ -49,7 +58,8 @@ def _with_value(database: Engine, instance: Any, error: Exception) -> Exception:
         value = instance.__data__.get(column.name)
         try:
             if not isinstance(value, peewee.Node):
-                database.execute_sql(f"SELECT {column.placeholder}", [column.encoded_one(value)])
+                with database.attempt():
+                    database.execute_sql(database.trial(mapper.table, column), [column.encoded_one(value)])
         except Exception as its_own:
             if str(column) in str(error):
                 return error
@@ -59,14 +69,17 @@ def _with_value(database: Engine, instance: Any, error: Exception) -> Exception:
     return error
 
 
-def _culprit(items: Sequence[Any], error: Exception, write: Callable[[Sequence[Any]], None]) -> tuple[Any, Exception]:
+def _culprit(
+    database: Engine, items: Sequence[Any], error: Exception, write: Callable[[Sequence[Any]], None]
+) -> tuple[Any, Exception]:
     """Return the item of a batch whose error it is. A statement that failed as a whole is repeated for each."""
     place = getattr(error, "place", 0 if len(items) == 1 else None)
     if place is not None:
         return items[place], error
     for item in items:
         try:
-            write([item])
+            with database.attempt():
+                write([item])
         except Exception as its_own:
             return item, its_own
     return items[0], error

@@ -68,7 +68,7 @@ def _rows(database: Engine, field: Any, values: Sequence[Any]) -> Iterator[Mappi
     mapper: Mapper = mapper_of(field.model, database)
     columns = [mapper.by_name[name] for name in sorted(mapper.referred)]
     key = mapper.by_name[field.name]
-    for part in chunks(values, 1, most=GROUP):
+    for part in chunks(database, values, 1, most=GROUP):
         sql = f"SELECT {', '.join(c.sql for c in columns)} FROM {mapper.table} WHERE {in_clause([key], len(part))}"
         for row in database.fetch(sql, list(map(key.encoded_one, part))).rows:
             yield {column.name: column.decoded(value) for column, value in zip(columns, row)}

@@ -26,6 +26,7 @@ def read_config(config: Any) -> Checked:
     """
     settings = _as_mapping(config)
     driver = settings.get("driver")
+    driver = _ALIASES.get(driver, driver) if isinstance(driver, str) else driver
     if driver is None:
         _refuse(config, f"The config has no 'driver'. Add one, for example 'driver': 'sqlite'; known: {_known()}.")
     if not isinstance(driver, str) or driver not in DRIVERS:
@@ -39,12 +40,17 @@ def read_config(config: Any) -> Checked:
                 + ", ".join(sorted(keys))
                 + ".",
             )
-    checked = {"driver": driver}
+    checked: Checked = {"driver": driver}
     for key, check in keys.items():
         try:
             checked[key] = check(settings.get(key))
         except ValueError as problem:
             _refuse(config, str(problem))
+    if driver in PORTS:
+        port = checked.pop("port") or PORTS[driver]
+        for key, name in (("host", "hosts"), ("replicas", "replicas")):
+            found: Any = checked.pop(key)
+            checked[name] = [(host, own or port) for host, own in found]
     return checked
 
 
@@ -65,7 +71,10 @@ def _is_open(key: Any, config: Mapping[Any, Any]) -> bool:
 
 def _as_mapping(config: Any) -> Mapping[Any, Any]:
     if isinstance(config, str):
-        return _from_url(config)
+        try:
+            return read_url(config)
+        except ValueError as problem:
+            _refuse(config, str(problem))
     if not isinstance(config, Mapping):
         _refuse(
             config,
@@ -75,33 +84,11 @@ def _as_mapping(config: Any) -> Mapping[Any, Any]:
     return config
 
 
-def _from_url(url: str) -> Mapping[str, Any]:
-    from playhouse import db_url  # imports every driver that is installed, so only when a URL is read
-
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        _refuse(
-            url,
-            f"{masked(url)!r} is no database URL. For a file write 'sqlite:///{masked(url)}', or a mapping: "
-            "{'driver': 'sqlite', 'path': …}.",
-        )
-    if scheme not in DRIVERS:
-        return {"driver": scheme}
-    try:
-        parts, arguments = urlsplit(url), db_url.parse(url)
-    except ValueError as problem:
-        _refuse(url, f"{masked(url)!r} can't be read as a URL: {problem}.")
-    if parts.fragment or {"driver", "path", "database"} & dict(parse_qsl(parts.query)).keys():
-        _refuse(url, f"{masked(url)!r} says the path in two ways. A '#' or '?' in a path is written '%23' or '%3F'.")
-    if rest and not rest.startswith("/"):
-        _refuse(
-            url,
-            f"{masked(url)!r} has a host, and SQLite has none: a path takes three slashes ('sqlite:///tent.db'), "
-            "an absolute one four ('sqlite:////home/user/tent.db').",
-        )
-    path = unquote(arguments.pop("database"))
-    pragmas = {key[7:]: arguments.pop(key) for key in list(arguments) if key.startswith("pragma_")}
-    return {"driver": scheme, "path": path, **arguments, **({"pragmas": pragmas} if pragmas else {})}
+def places(settings: Checked) -> str:
+    """Return the hosts and ports of checked settings, as a message shows them."""
+    return ", ".join(
+        host if host.startswith("/") else f"{host or 'localhost'}:{port}" for host, port in settings["hosts"]
+    )
 
 
 def _refuse(config: Any, message: str) -> NoReturn:
@@ -178,7 +165,161 @@ def _pragmas(value: Any) -> dict[str, Any]:
     return {name.lower(): int(setting) if isinstance(setting, bool) else setting for name, setting in value.items()}
 
 
+def _text(name: str, is_needed: bool = False) -> Callable[[Any], str | None]:
+    def check(value: Any) -> str | None:
+        if value is None or value == "":
+            if is_needed:
+                raise ValueError(f"The config has no {name!r}. Add it: {name!r}: '…'.")
+            return None
+        if not isinstance(value, str):
+            raise ValueError(f"{name!r} must be a string, not {article(type(value).__name__)}.")
+        if "\0" in value or value != value.encode(errors="ignore").decode():
+            raise ValueError(f"{name!r} has a character that it can't have: a NUL or half a surrogate pair.")
+        return value
+
+    return check
+
+
+def _port(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 65536:
+        raise ValueError(f"'port' must be a number from 1 to 65535, not {_shown(value)}.")
+    return value
+
+
+def _hosts(name: str) -> Callable[[Any], list[tuple[str, int | None]]]:
+    """Return the check of a host or several, each with a port of its own perhaps: "db1:5433", ["db1", "[::1]:5432"]."""
+
+    def check(value: Any) -> list[tuple[str, int | None]]:
+        if value is None:
+            return [] if name == "replicas" else [("", None)]
+        if not isinstance(value, (str, list, tuple)) or not all(isinstance(host, str) for host in value):
+            raise ValueError(f"{name!r} must be a name or a list of names, not {_shown(value)}.")
+        return list(map(split, value.split(",") if isinstance(value, str) else value))
+
+    def split(text: str) -> tuple[str, int | None]:
+        text = text.strip()
+        if not text or any(ord(character) < 33 for character in text):
+            raise ValueError(f"{name!r} has a host without a name, or one with blanks in it: {text!r}.")
+        if text.startswith("/"):  # the directory of a Unix socket
+            return text, None
+        bracketed, _, rest = text.partition("]")
+        host, colon, port = (bracketed[1:], *rest.partition(":")[1:]) if text[0] == "[" else text.rpartition(":")
+        if not colon or (":" in host and text[0] != "["):  # an IPv6 address has colons of its own
+            return host if text[0] == "[" else text, None
+        return host, _port(int(port) if port.isascii() and port.isdigit() else port)
+
+    return check
+
+
+def _options(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise ValueError("'options' must be a mapping of names to values, which the driver gets as they are.")
+    own = {"host", "port", "user", "password", "database", "dbname", "conninfo", "dsn", "autocommit"} & value.keys()
+    if own:
+        raise ValueError(
+            f"'options' can't have {sorted(own)[0]!r}: it is a key of the config itself, or the library's."
+        )
+    return dict(value)
+
+
+def _seconds(name: str, default: float | None) -> Callable[[Any], float | None]:
+    def check(value: Any) -> float | None:
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 2_000_000:
+            raise ValueError(f"{name!r} must be a number of seconds, more than 0, not {_shown(value)}.")
+        return float(value)
+
+    return check
+
+
+def _pool_size(value: Any) -> int:
+    if value is None:
+        return 20
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 100_000:
+        raise ValueError(f"'pool_size' must be a number of connections, from 1 on, not {_shown(value)}.")
+    return value
+
+
+_SERVER: dict[str, Callable[[Any], Any]] = {
+    "host": _hosts("host"),
+    "port": _port,
+    "user": _text("user"),
+    "password": _text("password"),
+    "database": _text("database", is_needed=True),
+    "options": _options,
+    "replicas": _hosts("replicas"),
+    "pool_size": _pool_size,
+    "pool_timeout": _seconds("pool_timeout", 30.0),
+    "pool_recycle": _seconds("pool_recycle", None),
+    "echo": _echo,
+}
+
 #: The known drivers: for each, the keys of its config and the function that checks a value or gives the default.
 DRIVERS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "sqlite": {"path": _path, "echo": _echo, "timeout": _timeout, "pragmas": _pragmas},
+    "postgresql": _SERVER,
+    "cockroachdb": _SERVER,
+    "mysql": _SERVER,
+    "mariadb": _SERVER,
 }
+#: The ports that servers listen on, unless told otherwise.
+PORTS = {"postgresql": 5432, "cockroachdb": 26257, "mysql": 3306, "mariadb": 3306}
+_ALIASES: dict[str, str] = {"postgres": "postgresql"}
+
+
+# URLs
+
+
+def read_url(url: str) -> Mapping[str, Any]:
+    """Return the config that a URL stands for, unchecked. Raises `ValueError`."""
+    from playhouse import db_url  # imports every driver that is installed, so only when a URL is read
+
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        raise ValueError(
+            f"{masked(url)!r} is no database URL. For a file write 'sqlite:///{masked(url)}', or a mapping: "
+            "{'driver': 'sqlite', 'path': …}."
+        )
+    scheme = _ALIASES.get(scheme, scheme)
+    if scheme not in DRIVERS:
+        return {"driver": scheme}
+    try:
+        parts = urlsplit(url)
+        # Playhouse reads what follows the host, of which it takes only one.
+        arguments = db_url.parse(f"{scheme}:///{parts.path.removeprefix('/')}?{parts.query}")
+    except ValueError as problem:
+        raise ValueError(f"{masked(url)!r} can't be read as a URL: {problem}.") from None
+    if parts.fragment or {"driver", "path", "database"} & dict(parse_qsl(parts.query)).keys():
+        raise ValueError(
+            f"{masked(url)!r} says the path or database in two ways. A '#' or '?' in one is written '%23' or '%3F'."
+        )
+    database = unquote(arguments.pop("database"))
+    return (_sqlite_url if scheme == "sqlite" else _server_url)(url, scheme, parts.netloc, database, arguments)
+
+
+def _sqlite_url(url: str, scheme: str, place: str, path: str, arguments: dict[str, Any]) -> Mapping[str, Any]:
+    if place:
+        raise ValueError(
+            f"{masked(url)!r} has a host, and SQLite has none: a path takes three slashes ('sqlite:///tent.db'), "
+            "an absolute one four ('sqlite:////home/user/tent.db')."
+        )
+    pragmas = {key[7:]: arguments.pop(key) for key in list(arguments) if key.startswith("pragma_")}
+    return {"driver": scheme, "path": path, **arguments, **({"pragmas": pragmas} if pragmas else {})}
+
+
+def _server_url(url: str, scheme: str, place: str, database: str, arguments: dict[str, Any]) -> Mapping[str, Any]:
+    login, _, hosts = place.rpartition("@")
+    user, _, password = login.partition(":")
+    found = {
+        "user": unquote(user),
+        "password": unquote(password),
+        "host": [unquote(host) for host in hosts.split(",")] if hosts else None,
+        "database": database,
+    }
+    keys = {key: arguments.pop(key) for key in list(arguments) if key in _SERVER and key not in found}
+    return {"driver": scheme, **found, **keys, **({"options": arguments} if arguments else {})}

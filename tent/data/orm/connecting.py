@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from typing import Any, NoReturn
 
@@ -12,53 +11,78 @@ from .config import Checked, masked, read_config
 from .engine import Engine
 from .errors import DBConfigurationException
 from .memory import MemoryEngine
+from .sqlite import SqliteEngine
 
-_OLDEST_SQLITE = (3, 35, 0)  # RETURNING
+_EXTRAS = {"postgresql": "postgresql", "cockroachdb": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
 
 
 def connect(config: Any) -> Engine:
     """Return the engine of a config, having tried it once. Raises `DBConfigurationException`."""
     settings = read_config(config)
-    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
-        _refuse(config, f"SQLite {sqlite3.sqlite_version} is too old; 3.35 or later is needed. Use a newer Python.")
-    engine = _sqlite(settings)
-    try:
-        _try(engine)
-    except peewee.PeeweeException as error:
-        engine.close_all()
-        _refuse(config, _diagnosis(settings["path"], str(error)), error)
+    engine = _tried(config, settings)
+    if settings.get("replicas"):
+        # Where no replica answers, a session that only reads goes to the others.
+        hosts = [*settings["replicas"], *settings["hosts"]]
+        engine.replica = _tried(config, {**settings, "hosts": hosts, "target": "prefer-standby"})
+        engine.replica.listeners = engine.listeners
     return engine
 
 
-def _sqlite(settings: Checked) -> Engine:
-    memory = settings["path"] == ":memory:"
-    pragmas = {"foreign_keys": 1, **({} if memory else {"journal_mode": "wal"}), **settings["pragmas"]}
-    return (MemoryEngine if memory else Engine)(settings["path"], pragmas, settings["timeout"], settings["echo"])
+def _tried(config: Any, settings: Checked) -> Engine:
+    try:
+        engine = _make(settings)
+    except ImportError as error:
+        extra = _EXTRAS[settings["driver"]]
+        _refuse(config, f"A package is missing ({error}). Install it: pip install 'tent-data[{extra}]'.", error)
+    try:
+        _try(engine)
+    except (peewee.PeeweeException, TypeError, ValueError) as error:
+        engine.close_all()
+        problem = str(getattr(error, "orig", None) or error)
+        is_discreet = not settings.get("password") or settings["password"] not in f"{error!r} {problem}"
+        _refuse(
+            config,
+            f"The database at {engine.place} {engine.diagnosis(problem)}"
+            + (f" ({problem.strip()})." if is_discreet else "."),
+            error if is_discreet else None,
+        )
+    unfit = engine.unfit()
+    if unfit:
+        engine.close_all()
+        _refuse(config, unfit)
+    return engine
+
+
+def _make(settings: Checked) -> Engine:
+    """Return the engine of checked settings. Its driver is imported now, when it is wanted."""
+    driver = settings["driver"]
+    if driver == "sqlite":
+        memory = settings["path"] == ":memory:"
+        pragmas = {"foreign_keys": 1, **({} if memory else {"journal_mode": "wal"}), **settings["pragmas"]}
+        return (MemoryEngine if memory else SqliteEngine)(
+            settings["path"], pragmas, settings["timeout"], settings["echo"]
+        )
+    if driver in ("mysql", "mariadb"):
+        from . import mysql
+
+        return (mysql.MariaDBEngine if driver == "mariadb" else mysql.MySQLEngine)(settings)
+    from . import postgresql
+
+    return (postgresql.CockroachEngine if driver == "cockroachdb" else postgresql.PostgresqlEngine)(settings)
 
 
 def _try(engine: Engine) -> None:
     """Open a connection and read; a database that is busy (another process turns it into WAL) is tried again."""
-    deadline = time.monotonic() + engine.timeout
+    deadline = time.monotonic() + engine.patience
     while True:
         try:
             with engine.connection_context():
-                engine.execute_sql("SELECT COUNT(*) FROM sqlite_master").fetchall()
+                engine.execute_sql(engine.probe).fetchall()
             return
         except peewee.OperationalError as error:
-            if not engine.is_retryable(error) or time.monotonic() > deadline:
+            if not engine.is_retryable(error) or time.monotonic() >= deadline:
                 raise
             time.sleep(0.01)
-
-
-def _diagnosis(path: str, problem: str) -> str:
-    if "not a database" in problem:
-        return f"The file {path!r} is no SQLite database. Give the path of a database, or of a file yet to be made."
-    if "unable to open" in problem or "readonly" in problem or "read-only" in problem:
-        return (
-            f"The database {path!r} can't be opened ({problem}): the user of this process needs the permission to "
-            "read and write the file, and to write in its directory."
-        )
-    return f"The database {path!r} can't be used: {problem}."
 
 
 def _refuse(config: Any, message: str, cause: BaseException | None = None) -> NoReturn:

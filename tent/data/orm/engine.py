@@ -1,7 +1,8 @@
 """Engines: Peewee databases that give each session a connection of its own.
 
 An engine is a pooled Peewee database, and every Peewee tool works on it. `Engine.private` makes a session's twin of
-it: the same database with a connection of its own, taken from the engine's pool while the session needs one.
+it: the same database with a connection of its own, taken from the engine's pool while the session needs one. This
+module has what all engines share; `sqlite`, `postgresql` and `mysql` have what each kind does in its own way.
 """
 
 from __future__ import annotations
@@ -10,25 +11,33 @@ import atexit
 import contextlib
 import logging
 import os
-import sqlite3
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
 
 import peewee
-from playhouse.pool import PooledSqliteDatabase
 
+from .errors import ArgumentError
 from .hooks import Listeners
+from .pool import Pool
 
 statements = logging.getLogger("tent.data.sql")
 
 
+# What an engine makes of the error with which a first connection failed
+REFUSED = "refuses the user or the password: correct 'user' and 'password'"
+NO_DATABASE = "has no such database: create it (CREATE DATABASE …), or correct 'database'"
+UNREACHABLE = "can't be reached: start the server, or correct 'host' and 'port'"
+BAD_OPTION = "can't be used like this: correct the config, 'options' above all"
+
+
 def close_quietly(cursor: Any) -> None:
-    """Close a cursor, whose connection somebody may have closed before."""
-    with contextlib.suppress(sqlite3.Error):
+    """Close a cursor, whose connection may be closed: each driver has an error of its own for that."""
+    with contextlib.suppress(Exception):
         cursor.close()
 
 
@@ -39,7 +48,7 @@ class BufferedCursor:
 
     load: Callable[[Any, BufferedCursor], Any] | None
 
-    def __init__(self, rows: list[Any], description: Any, rowcount: int = -1, lastrowid: Any = None) -> None:
+    def __init__(self, rows: Sequence[Any], description: Any, rowcount: int = -1, lastrowid: Any = None) -> None:
         self.rows = rows
         self.description = description
         self.rowcount = rowcount
@@ -53,7 +62,7 @@ class BufferedCursor:
         try:
             with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
                 rows = cursor.fetchall() if cursor.description else []
-            return cls(rows, cursor.description, cursor.rowcount, cursor.lastrowid)
+            return cls(rows, cursor.description, cursor.rowcount, getattr(cursor, "lastrowid", None))
         finally:
             close_quietly(cursor)
 
@@ -64,11 +73,11 @@ class BufferedCursor:
         self._position += 1
         return self.rows[self._position - 1] if self._position <= len(self.rows) else None
 
-    def fetchall(self) -> list[Any]:
+    def fetchall(self) -> Sequence[Any]:
         rest, self._position = self.rows[self._position :], len(self.rows)
         return rest
 
-    def fetchmany(self, size: int = 1) -> list[Any]:
+    def fetchmany(self, size: int = 1) -> Sequence[Any]:
         start, self._position = self._position, min(self._position + size, len(self.rows))
         return self.rows[start : self._position]
 
@@ -76,29 +85,64 @@ class BufferedCursor:
         """A buffered cursor holds nothing open."""
 
 
-class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no type hints
-    """An SQLite database in a file.
+class Update:
+    """An UPDATE of rows that are found by their keys. Columns and keys are pairs of a name and a placeholder."""
 
-    A real `peewee.SqliteDatabase`, with a pool; `engine.atomic()` and every query that is executed on it work as with
+    __slots__ = ("columns", "keys", "sql", "table")
+
+    def __init__(self, table: str, columns: Sequence[tuple[str, str]], keys: Sequence[tuple[str, str]]) -> None:
+        self.table, self.columns, self.keys = table, columns, keys
+        assignments = ", ".join(f"{name} = {mark}" for name, mark in columns)
+        found = " AND ".join(f"{name} = {mark}" for name, mark in keys)
+        self.sql = f"UPDATE {table} SET {assignments} WHERE {found}"
+
+
+class Engine(Pool):
+    """What all engines have; `connect` makes one.
+
+    It is a real Peewee database, with a pool: `engine.atomic()` and every query that is executed on it work as with
     Peewee, on a connection for each thread.
     """
 
+    kind: ClassVar[str]
+    probe: ClassVar[str] = "SELECT 1"
+    batch: ClassVar[int] = 500  # rows in a statement that inserts or deletes
+    most_parameters: ClassVar[int] = 32_000  # of a statement
+    returns_inserted: ClassVar[bool] = True  # INSERT … RETURNING
+    returns_updated: ClassVar[bool] = True  # UPDATE … RETURNING
+    native_times: ClassVar[tuple[Any, ...]] = (peewee.DateTimeField, peewee.DateField, peewee.TimeField)  # not text
+    default_values: ClassVar[str] = "DEFAULT VALUES"  # what is inserted of a row of which nothing is given
+    adds_foreign_keys: ClassVar[bool] = True  # to a table that there is
+    foreign_key: ClassVar[str] = "CONSTRAINT"  # what one is called that is dropped
+    table_settings = ""  # that tables are installed with
+    auto_increment = 1  # from one generated key to the next, where INSERT does not return them
+    enforces_foreign_keys: bool = True
+
+    place: str  # of the database, as a message shows it
+    patience: float = 0  # seconds for which a database that is busy is tried when it is connected to
     origin: Engine | None = None
     run: Callable[[Any], BufferedCursor] | None = None
+    isolation_level: str | None = None  # of the next transactions, if it isn't the database's own default
+    read_only = False
+    replica: Engine | None = None  # for sessions that only read
+    is_careful = False  # about statements that may fail
+    last_statement: str | None = None
     _cursor: Any = BufferedCursor([], None)
-    _place = 0
+    _place: int | None = None
     _state: Any
     _own_state: Any
     _lock: Any
-    _connections: Any
-    _in_use: Any
-    _pragmas: Any
 
-    def __init__(self, path: str, pragmas: dict[str, Any], timeout: float, echo: bool = False) -> None:
-        super().__init__(
-            path, pragmas=pragmas, max_connections=None, lock_type="IMMEDIATE", check_same_thread=False, uri=False
-        )
-        self.timeout = timeout
+    def diagnosis(self, problem: str) -> str:
+        """Return what can be said of the error with which the first connection failed, and its remedy."""
+        raise NotImplementedError
+
+    def unfit(self) -> str | None:
+        """Return why this library can't work with the database, which was reached, and the remedy; None if it can."""
+        return None
+
+    def open_books(self, echo: bool) -> None:
+        """Keep the books that an engine has beside Peewee's."""
         self.listeners = Listeners()  # to the events of all its sessions
         self._forks = _forks
         _engines.add(self)
@@ -107,12 +151,10 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
             _show(statements)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} sqlite {self.database!r}>"
+        return f"<{type(self).__name__} {self.kind} {self.database!r}>"
 
-    @property
-    def enforces_foreign_keys(self) -> bool:
-        """Whether the database sees to it that foreign keys refer to rows, and obeys their `on_delete`."""
-        return str(dict(self._pragmas).get("foreign_keys")).lower() in ("1", "on", "true", "yes")
+    def get_context_options(self) -> dict[str, Any]:
+        return {**super().get_context_options(), "engine": self}
 
     # A session's twin
 
@@ -136,7 +178,7 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
             shared = self.origin._state
             if shared.closed or not shared.transactions:
                 with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
-                    self._state.set_connection(self._connect())
+                    self._state.set_connection(self.origin.checkout(self))
             else:
                 self._state = shared
 
@@ -149,21 +191,35 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
         else:
             self._state = self._own_state
 
-    def fetch(self, sql: str, params: Sequence[Any] = ()) -> BufferedCursor:
+    def fetch(self, sql: str, params: Any = ()) -> BufferedCursor:
         """Run one statement on the twin and fetch its rows, holding a connection no longer than that takes."""
-        held = not self._state.closed
-        if not held or self._forks != _forks:
-            self.acquire()
-        try:
+        if not self._state.closed and self._forks == _forks:
             return BufferedCursor.drain(self._execute_cursor(sql, params))
+        self.acquire()
+        try:
+            return BufferedCursor.drain(self.execute_first(sql, params))
         finally:
-            if not held:
-                self.release()
+            self.release()
 
-    def next_rows(self, cursor: Any, size: int) -> list[Any]:
-        """Return the next rows of a cursor that is read part by part."""
-        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
-            return list(cursor.fetchmany(size))
+    def execute_first(self, sql: str, params: Any = (), **options: Any) -> Any:
+        """Run the first statement on a connection. One that died while it lay in the pool is replaced."""
+        while True:
+            try:
+                return self._execute_cursor(sql, params, **options)
+            except peewee.PeeweeException:
+                if not self._replace():
+                    raise
+
+    def _replace(self) -> bool:
+        """Take another connection when the one that was taken is lost, and was not opened just now."""
+        if self.origin is None or self._state is not self._own_state or not self.is_lost():
+            return False
+        if self.origin.is_new(self._state.conn):
+            return False
+        self.origin.close_idle()  # what has ended this one has likely ended them, too
+        self.release()
+        self.acquire()
+        return True
 
     def execute(self, query: Any, **context_options: Any) -> Any:
         if self.run is not None:
@@ -173,83 +229,106 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
     def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
         """Run one statement for each row of parameters, and return the number of rows that it changed.
 
-        An error has the attribute `place`: the number of the row of parameters that it came with.
+        An error has the attribute `place`, if it is known: the number of the row of parameters that it came with.
         """
-        start, self._place = time.perf_counter(), 0
+        start, self._place, self.last_statement = time.perf_counter(), None, sql
         try:
             with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
                 cursor = self.cursor()
                 cursor.executemany(sql, self._counted(rows))
                 return int(cursor.rowcount)
         except Exception as error:
-            error.place = self._place  # type: ignore[attr-defined]
+            if self._place is not None:
+                error.place = self._place
             raise
         finally:
             if self.query_hooks:
                 self._notify_hooks(sql, rows, start, None)
 
-    def _counted(self, rows: Sequence[Any]) -> Iterator[Any]:
-        for self._place, row in enumerate(rows):
-            yield row
+    def _counted(self, rows: Sequence[Any]) -> Iterable[Any]:
+        return rows
+
+    def update_many(self, update: Update, rows: Sequence[Sequence[Any]]) -> int:
+        """Update rows, each given by the values of the update's columns and then of its keys.
+
+        Returns the number of rows that were found by their keys.
+        """
+        return self.fetch(update.sql, rows[0]).rowcount if len(rows) == 1 else self.execute_many(update.sql, rows)
+
+    def fits(self, rows: Sequence[Sequence[Any]]) -> bool:
+        """Tell whether the parameters of rows fit into one statement."""
+        return True
+
+    def new_keys(self, count: int) -> list[Any]:
+        """Return new generated keys, if they have to be known before the rows are inserted."""
+        return []
+
+    def note_given_keys(self, table: str, column: str, highest: int) -> None:
+        """Let the keys that are generated from now on be others than those that rows were inserted with."""
+
+    def trial(self, table: str, column: Any) -> str:
+        """Return SQL that shows, without writing anything, whether a value can be put into a column."""
+        return f"SELECT {column.placeholder}"
+
+    def attempt(self) -> AbstractContextManager[Any]:
+        """Return a block after whose failure the transaction can go on: where need be, and with care, a savepoint."""
+        savepoint: AbstractContextManager[Any] = self.savepoint() if self.is_careful else contextlib.nullcontext()
+        return savepoint
+
+    # Rows that are taken part by part
+
+    def open_stream(self, sql: str, params: Any) -> Any:
+        """Run a query on the twin's connection, and return a cursor that holds no more rows than are asked for."""
+        return self.execute_first(sql, params)
+
+    def close_stream(self, cursor: Any) -> None:
+        """Let go of a cursor, whatever is left of it."""
+        close_quietly(cursor)
+
+    def next_rows(self, cursor: Any, size: int) -> list[Any]:
+        """Return the next rows of a cursor."""
+        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+            return list(cursor.fetchmany(size))
 
     def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
+        self.last_statement = sql
         try:
             return super()._execute_cursor(sql, params, **options)
         except (OverflowError, UnicodeEncodeError) as error:
             raise peewee.DataError(f"a value can't be passed to the database: {error}") from error
+        except peewee.PeeweeException as error:
+            close_quietly(self._cursor)
+            if self.is_lost():
+                reason = error.args[-1] if error.args else type(error).__name__
+                error.args = (f"The connection to the database is lost, and with it what was not committed: {reason}",)
+            raise
         except BaseException:
             # A hook or Ctrl-C may have failed after the statement: unread rows would keep the transaction open.
             close_quietly(self._cursor)
             raise
-
-    # What is registered on connections is registered on those that are idle, too: new ones take their place
-
-    def register_aggregate(self, *args: Any, **options: Any) -> None:
-        super().register_aggregate(*args, **options)
-        self._renew()
-
-    def register_collation(self, *args: Any, **options: Any) -> None:
-        super().register_collation(*args, **options)
-        self._renew()
-
-    def register_function(self, *args: Any, **options: Any) -> None:
-        super().register_function(*args, **options)
-        self._renew()
-
-    def register_window_function(self, *args: Any, **options: Any) -> None:
-        super().register_window_function(*args, **options)
-        self._renew()
-
-    def load_extension(self, extension: str) -> None:
-        super().load_extension(extension)
-        self._renew()
-
-    def attach(self, filename: str, name: str) -> bool:
-        attached = bool(super().attach(filename, name))
-        self._renew()
-        return attached
-
-    def _renew(self) -> None:
-        self.close_idle()
-
-    def __del__(self) -> None:
-        if self.origin is None and self.__dict__.get("_forks") == _forks and not sys.is_finalizing():
-            self._close_connections()
-
-    def _close_connections(self) -> None:
-        for conn in [entry[-1] for entry in self._connections] + [entry.connection for entry in self._in_use.values()]:
-            with contextlib.suppress(sqlite3.Error):
-                conn.close()
 
     def parse(self, query: Any, **options: Any) -> tuple[str, list[Any]]:
         """Return the SQL of a Peewee query, or of a part of one, and its parameters."""
         sql, params = self.get_sql_context(**options).sql(query).query()
         return sql, params
 
+    @contextlib.contextmanager
+    def installing(self) -> Iterator[None]:
+        """A block within which tables are installed, one process at a time: a transaction, where the database can."""
+        with self.atomic():
+            yield
+
     # Transactions: through execute_sql, so that hooks and logs see them as they see every other statement
 
-    def begin(self, lock_type: str | None = None) -> None:
-        self.execute_sql(f"BEGIN {lock_type or self._lock_type}")
+    def begin(self, isolation_level: str | None = None) -> None:
+        first, *others = self.beginning(isolation_level or self.isolation_level)
+        self.execute_first(first)
+        for sql in others:
+            self.execute_sql(sql)
+
+    def beginning(self, isolation_level: str | None) -> Sequence[str]:
+        """Return the statements that begin a transaction."""
+        raise NotImplementedError
 
     def commit(self) -> None:
         self.execute_sql("COMMIT")
@@ -266,32 +345,49 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
                 self.rollback()
 
     def has_transaction(self) -> bool:
-        """Tell whether the connection is in a transaction: SQLite ends it by itself after some errors (a full disk)."""
-        try:
-            return bool(self._state.conn.in_transaction)
-        except (sqlite3.ProgrammingError, AttributeError):  # somebody closed the connection, or there is none
-            return False
+        """Tell whether the connection is in a transaction: databases end one by themselves after some errors."""
+        raise NotImplementedError
+
+    def is_aborted(self) -> bool:
+        """Tell whether the transaction takes no more statements, after one that failed."""
+        return False
+
+    def is_lost(self) -> bool:
+        """Tell whether the connection is known to be lost."""
+        return False
+
+    def is_in_doubt(self, error: BaseException) -> bool:
+        """Tell whether a COMMIT that met this error may have been done all the same."""
+        return self.is_lost()
 
     def is_retryable(self, error: BaseException) -> bool:
         """Tell whether the work that met this error may succeed when it is done again from its start."""
-        return isinstance(error, peewee.OperationalError) and "locked" in str(error)
+        raise NotImplementedError
 
     # Connections
 
     def _connect(self) -> Any:
         return super()._connect() if self.origin is None else self.origin._connect()
 
-    def _close(self, conn: Any, close_conn: bool = False) -> None:
+    def _close(self, connection: Any, close_conn: bool = False) -> None:
         if self.origin is None:
-            super()._close(conn, close_conn)
+            super()._close(connection, close_conn)
         else:
-            self.origin._close(conn, close_conn)
+            self.origin._close(connection, close_conn)
 
     def cursor(self, named_cursor: Any = None) -> Any:
         if self._forks != _forks:
             self._leave_parent()
         self._cursor = super().cursor(named_cursor)
         return self._cursor
+
+    def __del__(self) -> None:
+        if self.origin is None and self.__dict__.get("_forks") == _forks and not sys.is_finalizing():
+            self._close_connections()
+
+    def _close_connections(self) -> None:
+        for conn in [entry[-1] for entry in self._connections] + [entry.connection for entry in self._in_use.values()]:
+            close_quietly(conn)
 
     def _leave_parent(self) -> None:
         """In a child process: forget the connection of the parent's, without closing it."""
@@ -305,17 +401,43 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
 
     def _after_fork(self) -> None:
         abandon(self._connections, self._in_use, self._state)
-        self._connections, self._in_use = [], {}
+        self._connections, self._in_use, self._opening = [], {}, 0
         self._state, self._lock = peewee._ConnectionLocal(), threading.Lock()
         self._pool_lock = threading.RLock()
         self._pool_available = threading.Condition(self._pool_lock)
+
+
+def quoted(engine: Engine, *path: str) -> str:
+    """Return a name as SQL has it."""
+    sql = engine.parse(peewee.Entity(*path))[0]
+    return sql.replace("%", "%%") if engine.param == "%s" else sql
+
+
+def halves(items: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Return the two halves of a sequence."""
+    middle = len(items) // 2
+    return items[:middle], items[middle:]
+
+
+ISOLATION_LEVELS = ("READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
+
+
+def isolation(level: Any) -> str | None:
+    """Return an isolation level as SQL has it, or None. Raises `ArgumentError` for one that there is not."""
+    if level is None:
+        return None
+    name = " ".join(level.upper().replace("_", " ").split()) if isinstance(level, str) else level
+    if name not in ISOLATION_LEVELS:
+        raise ArgumentError(f"isolation_level is one of {', '.join(map(repr, ISOLATION_LEVELS))}, not {level!r}.")
+    return str(name)
 
 
 def abandon(*inherited: Any) -> None:
     """Keep what a child process has inherited of connections, for ever.
 
     Closing, or just dropping, a connection in the child can damage the parent's: SQLite's advice is to leak it
-    (https://www.sqlite.org/howtocorrupt.html, "Carrying an open database connection across a fork").
+    (https://www.sqlite.org/howtocorrupt.html, "Carrying an open database connection across a fork"), and a server
+    would end the parent's session.
     """
     _inherited.append(inherited)
 

@@ -6,6 +6,7 @@ message that names the object and its table. Everything else is one of these::
     Exception
     └── DataLayerError
         ├── DBConfigurationException         a config that can't work              (also a ValueError)
+        ├── CommitInDoubtError               the connection was lost in a COMMIT
         └── InvalidRequestError              the session can't do what was asked
             ├── ArgumentError                a value of the wrong kind             (also a TypeError)
             │   └── UnmappedInstanceError    no object of a model
@@ -47,6 +48,13 @@ class DBConfigurationException(DataLayerError, ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self), self.config)
+
+
+class CommitInDoubtError(DataLayerError):
+    """The connection was lost while the database was told to commit: it may have, or may not.
+
+    The session is as after a rollback. Look in the database whether the changes are there before they are repeated.
+    """
 
 
 class InvalidRequestError(DataLayerError):

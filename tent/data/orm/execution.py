@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import peewee
 
 from . import bulk, following
-from .engine import BufferedCursor, Engine, close_quietly
+from .engine import BufferedCursor, Engine
 from .errors import ArgumentError, InvalidRequestError, ResourceClosedError, StaleDataError, shown
 from .guard import exclusive
 from .model import ModelRoot
@@ -19,14 +18,10 @@ from .relation import Relation
 from .result import Result
 from .settling import Settlement
 from .shaping import shaped
+from .sql import controls_transactions, locks_rows, only_reads, with_marks, without_strings
 from .tracking import changed_names
 from .transaction import Transaction
 from .unit_of_work import UnitOfWork
-
-_NO_CODE = re.compile(r"--[^\n]*|/\*.*?(\*/|$)|'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]", re.DOTALL)
-_READS = re.compile(r"\s*(select|values|explain|pragma|with)\b", re.IGNORECASE)
-_CONTROLS = re.compile(r"\s*(begin|commit|end|rollback|savepoint|release)\b", re.IGNORECASE)
-_WRITES = re.compile(r"\b(insert|update|delete|replace)\b", re.IGNORECASE)
 
 
 class Execution:
@@ -61,6 +56,7 @@ class Execution:
         """Run a Peewee query. Writing begins a transaction."""
         self.prepare()
         if isinstance(query, peewee._WriteQuery):
+            self.transaction.refuse_if_read_only("write")
             if not self.transaction.is_flushing:
                 self.transaction.flush()  # without autoflush too: what is pending must not be written over it later
             self.transaction.begin()
@@ -68,13 +64,13 @@ class Execution:
             cursor.load = self.load
             return cursor
         sql, params = self.database.parse(query)
-        return self._fetch(sql, params)
+        return self._fetch(sql, params, getattr(query, "locks", False))
 
     @exclusive
     def run_sql(self, sql: str, params: Sequence[Any] | Mapping[str, Any]) -> Result[Any]:
         """Run SQL and return its rows as named tuples. What may write begins a transaction."""
         self.prepare()
-        cursor = self._fetch(sql, params)
+        cursor = self._fetch(with_marks(sql, params, self.database.param), params)
         rows: Any = peewee.NamedTupleCursorWrapper(cursor) if cursor.description else []
         result: Result[Any] = Result(list(rows))
         result.rowcount = cursor.rowcount
@@ -102,7 +98,7 @@ class Execution:
         reader.acquire()
         cursor = None
         try:
-            cursor = reader._execute_cursor(sql, params)
+            cursor = reader.open_stream(sql, params)
             if reader is self.database:
                 self.transaction.streams.append(cursor)
             while rows := reader.next_rows(cursor, size):
@@ -116,7 +112,7 @@ class Execution:
                     )
         finally:
             if cursor is not None:
-                close_quietly(cursor)
+                reader.close_stream(cursor)
                 self.transaction.forget_stream(cursor)
             if reader is not self.database:
                 reader.release()
@@ -149,7 +145,7 @@ class Execution:
         if with_for_update:
             self.transaction.begin()
             self._refuse_stale(mapper, identity, instance)
-        found = unit.loader.by_key(mapper, identity)
+        found = unit.loader.by_key(mapper, identity, with_for_update)
         if found is None and instance is not None and id(instance) not in unit.dirty and id(instance) not in unit.new:
             self._let_go(mapper, instance)
         return None if id(found) in unit.deleted else found
@@ -213,15 +209,19 @@ class Execution:
             raise ArgumentError(f"{model!r} is no model; give a class that inherits from dbm.Base.")
         return self.unit.loader.mapper(model)
 
-    def _fetch(self, sql: str, params: Any) -> BufferedCursor:
-        if _CONTROLS.match(_NO_CODE.sub(" ", sql)):
+    def _fetch(self, sql: str, params: Any, locks: bool = False) -> BufferedCursor:
+        code = without_strings(sql)
+        if controls_transactions(code):
             raise InvalidRequestError(
                 f"{shown(sql)} would end or begin transactions behind the session's back. Use its own verbs: commit(), "
                 "rollback(), begin(), begin_nested()."
             )
-        if not _only_reads(sql):
+        if not only_reads(code):
+            self.transaction.refuse_if_read_only(shown(sql))
             self.transaction.begin()
             self.unit.note_statement()
+        elif locks or locks_rows(code):
+            self.transaction.begin()
         cursor = self.transaction.fetch(sql, params)
         cursor.load = self.load
         return cursor
@@ -230,10 +230,3 @@ class Execution:
     def load(self, query: Any, cursor: BufferedCursor) -> Result[Any]:
         """Make the objects of a query's rows."""
         return shaped(self.unit.loader, query, cursor)
-
-
-def _only_reads(sql: str) -> bool:
-    """Tell whether a statement needs no transaction; one that is not plain in this gets one."""
-    code = _NO_CODE.sub(" ", sql)
-    first = _READS.match(code)
-    return first is not None and (first[1].lower() != "with" or not _WRITES.search(code))

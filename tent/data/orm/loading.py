@@ -126,10 +126,11 @@ class Loader:
             if other is not None and other._owner is not self.owner and name not in committed:
                 del related[name]
 
-    def by_key(self, mapper: Mapper, key: Any) -> Any:
+    def by_key(self, mapper: Mapper, key: Any, for_update: bool = False) -> Any:
         """Return the object of the row with a key, read now, or None."""
         params = mapper.key_params(key)
-        objects = self._read(mapper, mapper.select_by_key, params, lambda: f" with the key {shown(key)}")
+        sql = mapper.lock_by_key if for_update else mapper.select_by_key
+        objects = self._read(mapper, sql, params, lambda: f" with the key {shown(key)}")
         return objects[0] if objects else None
 
     def by_values(self, mapper: Mapper, values: Sequence[tuple[str, Any]], limit: int | None) -> list[Any]:
@@ -144,7 +145,7 @@ class Loader:
     def by_keys(self, mapper: Mapper, keys: Sequence[Any]) -> list[Any]:
         """Return the objects of the rows with these keys, read now in a few statements."""
         objects = []
-        for part in chunks(keys, len(mapper.key_columns), most=GROUP):
+        for part in chunks(self.engine, keys, len(mapper.key_columns), most=GROUP):
             params = [param for key in part for param in mapper.key_params(key)]
             sql = f"{mapper.select} WHERE {in_clause(mapper.key_columns, len(part))}"
             objects += self._read(mapper, sql, params, lambda: " by their keys")
@@ -153,7 +154,7 @@ class Loader:
     def by_column(self, mapper: Mapper, name: str, values: Sequence[Any]) -> list[Any]:
         """Return the objects of the rows that have one of these values in a column, read now in a few statements."""
         objects, column = [], mapper.by_name[name]
-        for part in chunks(values, 1, most=GROUP):
+        for part in chunks(self.engine, values, 1, most=GROUP):
             sql = f"{mapper.select} WHERE {in_clause([column], len(part))}"
             objects += self._read(mapper, sql, list(map(column.encoded_one, part)), lambda: f" by {name}")
         return objects

@@ -7,19 +7,17 @@ import decimal
 import operator
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import peewee
 
-from .engine import Engine
+from .engine import Engine, quoted
 from .errors import InvalidRequestError, shown
 from .tracking import MutableAccessor
 from .version import Version
 
 Convert = Callable[[Any], Any]
-
-BATCH = 500  # rows in a statement that writes: SQLite takes them fastest in some hundreds at a time
-_MOST_PARAMETERS = 32_000  # SQLite's default limit is 32,766 (https://www.sqlite.org/limits.html)
+S = TypeVar("S")
 
 # Peewee's conversions, and the types that a value has when its conversion does nothing
 _NATIVE: dict[Any, tuple[type, ...]] = {
@@ -51,7 +49,9 @@ _TYPES: dict[type, tuple[type, ...]] = {
 class Column:
     """A field on an engine: how its values go into a statement, and come out of a row."""
 
-    __slots__ = ("decode", "encode", "field", "has_default", "name", "native", "nulls", "placeholder", "sql", "type")
+    __slots__ = (
+        "decode", "encode", "field", "has_default", "is_naive", "name", "native", "nulls", "placeholder", "sql", "type"
+    )  # fmt: skip
 
     def __init__(self, field: Any, engine: Engine) -> None:
         base = _converting(field)
@@ -66,6 +66,8 @@ class Column:
         self.type = self.native or _TYPES.get(kind)
         self.placeholder, self.encode = _writer(field, base, engine)
         self.decode = None if not own_python_value and adapt in _READ_AS_IS else _reader(base, engine)
+        # A server would take the zone off a time.
+        self.is_naive = bool(engine.native_times) and field.field_type == "DATETIME"
         self.nulls = _is_users(kind.python_value), _is_users(kind.db_value)
         self.has_default = any(
             isinstance(part, peewee.SQL) and part.sql.lstrip().upper().startswith("DEFAULT")
@@ -75,6 +77,8 @@ class Column:
     def encoded(self, values: Sequence[Any]) -> Sequence[Any]:
         """Return values as the driver takes them; the same sequence, when nothing needs a conversion."""
         native = self.native
+        if self.is_naive and any(getattr(value, "tzinfo", None) for value in values):
+            native = None
         if native is not None and {*native, type(None)}.issuperset(map(type, values)):
             return values
         return [self.encoded_one(value) for value in values]
@@ -89,6 +93,11 @@ class Column:
             encoded = self.encode(value)
         except (ValueError, TypeError, ArithmeticError) as error:
             raise peewee.DataError(f"{self} can't hold {shown(value)}: {error}") from error
+        if self.is_naive and getattr(encoded, "tzinfo", None):
+            raise peewee.DataError(
+                f"{self} can't hold {shown(value)}: the column has no time zones. Convert the time to UTC and take off "
+                "the zone, or let the column be a DateTimeTZField (of playhouse.postgres_ext)"
+            )
         if self.native is not None and not isinstance(encoded, self.native) and not isinstance(encoded, peewee.Node):
             raise peewee.DataError(f"{self} can't hold {shown(value)}, a value of the type {type(value).__name__}")
         return encoded
@@ -124,7 +133,7 @@ class Mapper:
         self.columns = [Column(field, engine) for field in meta.sorted_fields]
         self.by_name = {column.name: column for column in self.columns}
         self.names = tuple(column.name for column in self.columns)
-        self.table = engine.parse(meta.entity)[0]
+        self.table = quoted(engine, *meta.entity._path)
         self.mutable = [column.name for column in self.columns if column.field.accessor_class is MutableAccessor]
         self.decoders = [
             (column.name, column.decode, column.nulls[0]) for column in self.columns if column.decode is not None
@@ -143,8 +152,9 @@ class Mapper:
         self.where_key = where_equal(self.key_columns)
         self.select = f"SELECT {', '.join(column.sql for column in self.columns)} FROM {self.table}"
         self.select_by_key = f"{self.select} WHERE {self.where_key}"
+        self.lock_by_key = self.select_by_key + (" FOR UPDATE" if engine.for_update else "")
         self.key_in = operator.itemgetter(*(self.names.index(name) for name in self.key_names or self.names))
-        self.statements: dict[Any, str] = {}
+        self.statements: dict[Any, Any] = {}
 
     def _type_of_plain_keys(self) -> type | None:
         """Return the type, int or str, that a key has when it needs no conversion; None when each key may need one."""
@@ -155,7 +165,7 @@ class Mapper:
         """Tell whether a change of these columns is one of what a row refers to."""
         return any(field.name in names for field in self.foreign_keys)
 
-    def statement(self, shape: Any, compile: Callable[[], str]) -> str:
+    def statement(self, shape: Any, compile: Callable[[], S]) -> S:
         """Return the SQL of a shape of statement, compiled once."""
         sql = self.statements.get(shape)
         if sql is None:
@@ -217,11 +227,6 @@ def mapper_of(model: Any, engine: Engine) -> Mapper:
     return mapper  # type: ignore[no-any-return]
 
 
-def quoted(engine: Engine, name: str) -> str:
-    """Return a name as SQL has it."""
-    return engine.parse(peewee.Entity(name))[0]
-
-
 def where_equal(columns: Iterable[Column]) -> str:
     """Return the condition that a row has a value in each of these columns."""
     return " AND ".join(f"{column.sql} = {column.placeholder}" for column in columns)
@@ -234,9 +239,12 @@ def in_clause(columns: Sequence[Column], count: int) -> str:
     return " OR ".join([f"({where_equal(columns)})"] * count)
 
 
-def chunks(items: Sequence[Any], width: int, most: int = BATCH) -> Iterable[Sequence[Any]]:
-    """Cut items into parts of at most `most`, fewer when `width` parameters for each are too many for a statement."""
-    size = max(1, min(most, _MOST_PARAMETERS // max(1, width)))
+def chunks(engine: Engine, items: Sequence[Any], width: int, most: int | None = None) -> Iterable[Sequence[Any]]:
+    """Cut items into parts of at most `most`, or what the engine takes best in a statement that writes.
+
+    They are smaller when `width` parameters for each are too many for a statement.
+    """
+    size = max(1, min(most or engine.batch, engine.most_parameters // max(1, width)))
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
@@ -264,13 +272,15 @@ def _writer(field: Any, base: Any, engine: Engine) -> tuple[str, Convert]:
     return engine.parse(sample)[0], json._dumps
 
 
-def _reader(field: Any, engine: Engine) -> Convert:
+def _reader(field: Any, engine: Engine) -> Convert | None:
     if isinstance(field, peewee.JSONField):
         loads = field._loads  # type: ignore[attr-defined]
         return engine.json_methods(engine).make_value_reader(loads)  # type: ignore[no-any-return]
     kind: Any = type(field)
     convert = field.python_value
     parse = next((parse for base, parse in _ISO.items() if isinstance(field, base) and kind.adapt is base.adapt), None)
+    if parse and isinstance(field, engine.native_times) and kind.python_value is peewee.Field.python_value:
+        return None
     if parse is None or field.formats is not kind.formats or kind.python_value is not peewee.Field.python_value:
         return convert  # type: ignore[no-any-return]
 

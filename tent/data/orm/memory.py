@@ -11,10 +11,11 @@ from typing import Any
 
 import peewee
 
-from .engine import BufferedCursor, Engine, abandon
+from .engine import BufferedCursor, abandon
+from .sqlite import SqliteEngine
 
 
-class MemoryEngine(Engine):
+class MemoryEngine(SqliteEngine):
     """An SQLite database in memory: one for the whole engine, all threads included, on one connection.
 
     Its sessions share the connection, so one sees what another has flushed and not yet committed; only one of them
@@ -96,6 +97,9 @@ class MemoryEngine(Engine):
     def _close_connections(self) -> None:
         if self._memory is not None:
             self._memory.close()
+
+    def checkout(self, user: Any) -> Any:
+        return self._connect()
 
     def _connect(self) -> Any:
         if self.origin is not None:

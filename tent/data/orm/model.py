@@ -299,7 +299,8 @@ def _full_name(model: type) -> str:
 
 
 def _shortened(name: str) -> str:
-    """Return a name of at most 64 characters, which all databases take; one that was cut ends in a hash of it."""
-    if len(name) <= 64:
+    """Return a name of at most 63 bytes, which all databases take; one that was cut ends in a hash of it."""
+    if len(name.encode()) <= 63:
         return name
-    return f"{name[:56]}_{hashlib.md5(name.encode()).hexdigest()[:7]}"
+    start = name.encode()[:55].decode(errors="ignore")
+    return f"{start}_{hashlib.md5(name.encode()).hexdigest()[:7]}"

@@ -13,10 +13,10 @@ from peewee import qualify_names  # type: ignore[attr-defined]
 from .blame import blaming
 from .cascading import Fallout, fell, foresee
 from .change import Change
-from .engine import Engine
+from .engine import BufferedCursor, Engine, Update, halves
 from .errors import FlushError, StaleDataError
 from .identity import IdentityMap
-from .mapper import BATCH, Mapper, chunks, in_clause
+from .mapper import Column, Mapper, chunks, in_clause, where_equal
 from .tracking import MISSING, put
 
 Fill = tuple[Any, str, Any]
@@ -60,8 +60,12 @@ class Persister:
         """Insert rows, which need none of each other, in a statement for each set of columns and 500 rows."""
         self._inserted.add(mapper.model)
         self._fill_foreign_keys(mapper, instances, [field.name for field in mapper.foreign_keys])
+        if mapper.generated is not None and len(instances) > 1:
+            new = [instance for instance in instances if instance.__data__.get(mapper.generated) is None]
+            for instance, key in zip(new, self.database.new_keys(len(new))):
+                self.fill(instance, mapper.generated, key)
         for names, group in _shapes(mapper, instances).items():
-            for part in chunks(group, len(names)):
+            for part in chunks(self.database, group, len(names)):
                 blaming(
                     self.database,
                     part,
@@ -79,18 +83,63 @@ class Persister:
         returned = [name for name in mapper.optional if name not in names] + computed
         keys = [name for name in mapper.key_names if name not in returned] if returned else []
         rows = list(zip(*columns))
+        if len(rows) > 1 and not self.database.fits(rows):
+            for half in halves(instances):
+                self._insert(mapper, names, half)
+            return
+        returning = keys + returned if self.database.returns_inserted else []
         if computed:
             values, params = self._values_with_expressions(mapper, names, rows[0])
             sql = f"INSERT INTO {mapper.table} {_column_list(mapper, names)} VALUES {values}"
-            sql += _returning(mapper, keys + returned)
+            sql += _returning(mapper, returning)
         else:
-            sql = _insert_sql(mapper, names, len(rows), keys + returned)
+            sql = _insert_sql(self.database, mapper, names, len(instances), returning)
             params = list(itertools.chain.from_iterable(rows))
         cursor = self.database.fetch(sql, params)
-        self._take(mapper, instances, keys, returned, cursor.rows)
+        if mapper.generated in names:
+            self._note_given_keys(mapper, instances)
+        if returned and not returning:
+            self._read_back(mapper, instances, returned, cursor)
+        else:
+            self._take(mapper, instances, keys, returned, cursor.rows)
+
+    def _note_given_keys(self, mapper: Mapper, instances: Sequence[Any]) -> None:
+        column = mapper.by_name[mapper.generated or ""]
+        keys = [instance.__data__[column.name] for instance in instances]
+        highest = max((key for key in keys if isinstance(key, int)), default=0)
+        if highest > 0:
+            self.database.note_given_keys(mapper.table, column.field.column_name, highest)
+
+    def _read_back(
+        self, mapper: Mapper, instances: Sequence[Any], returned: Sequence[str], cursor: BufferedCursor
+    ) -> None:
+        """Fill what the database made into the objects of inserted rows, where INSERT returns nothing.
+
+        The generated keys of a statement follow each other: it is a "simple insert" of MySQL's, for which all numbers
+        are taken at once, whatever innodb_autoinc_lock_mode says (https://dev.mysql.com/doc/refman/8.4/en/
+        innodb-auto-increment-handling.html). LAST_INSERT_ID() is the first of them.
+        """
+        if mapper.generated is not None and mapper.generated in returned:
+            for place, instance in enumerate(instances):
+                self.fill(instance, mapper.generated, cursor.lastrowid + place * self.database.auto_increment)
+        made = [name for name in returned if name != mapper.generated]
+        for instance in instances if made else ():
+            self._read(mapper, instance, made)
+
+    def _read(self, mapper: Mapper, instance: Any, names: Sequence[str]) -> None:
+        """Fill what the database has made of an object's columns into it, by a query for its row."""
+        key = None if set(names) & set(mapper.key_names) else mapper.key_given(instance.__data__)
+        if key is None:
+            raise FlushError(
+                f"{instance!r} gets its key from an expression, and {self.database.kind} doesn't say what it has "
+                "become. Compute it first: session.scalar(…)."
+            )
+        sql = f"SELECT {_list(mapper, names)} FROM {mapper.table} WHERE {mapper.where_key}"
+        for name, value in zip(names, self.database.fetch(sql, mapper.key_params(key)).rows[0]):
+            self.fill(instance, name, mapper.by_name[name].decoded(value))
 
     def _take(
-        self, mapper: Mapper, instances: Sequence[Any], keys: list[str], returned: list[str], rows: list[Any]
+        self, mapper: Mapper, instances: Sequence[Any], keys: list[str], returned: list[str], rows: Sequence[Any]
     ) -> None:
         """Fill what the database made into the objects of inserted rows."""
         if not returned:
@@ -122,7 +171,7 @@ class Persister:
         for change in changes:
             groups.setdefault((change.mapper, change.names), []).append(change)
         for (mapper, names), group in groups.items():
-            for part in chunks(group, 1, most=10_000):
+            for part in chunks(self.database, group, 1, most=10_000):
                 blaming(
                     self.database,
                     part,
@@ -137,10 +186,9 @@ class Persister:
             for change, row in zip(changes, zip(*columns)):
                 self._update_with_expressions(change, row)
             return
-        sql = mapper.statement(("update", names), lambda: _update_sql(mapper, names))
+        update = mapper.statement(("update", names), lambda: _update_of(mapper, names))
         rows = [[*row, *_where(change)] for change, row in zip(changes, zip(*columns))]
-        count = self.database.fetch(sql, rows[0]).rowcount if len(rows) == 1 else self.database.execute_many(sql, rows)
-        _check_count(mapper, changes, count, "update")
+        _check_count(mapper, changes, self.database.update_many(update, rows), "update")
 
     def _update_with_expressions(self, change: Change, row: Sequence[Any]) -> None:
         mapper, params = change.mapper, []
@@ -150,8 +198,13 @@ class Persister:
             assignments.append(f"{mapper.by_name[name].sql} = {placeholder}")
             params += values
         made = [name for name, value in zip(change.names, row) if isinstance(value, peewee.Node)]
-        sql = f"UPDATE {mapper.table} SET {', '.join(assignments)} WHERE {_where_sql(mapper)}{_returning(mapper, made)}"
-        rows = self.database.fetch(sql, [*params, *_where(change)]).rows
+        sql = f"UPDATE {mapper.table} SET {', '.join(assignments)} WHERE {where_equal(_found_by(mapper))}"
+        if not self.database.returns_updated:
+            count = self.database.fetch(sql, [*params, *_where(change)]).rowcount
+            _check_count(mapper, [change], count, "update")
+            self._read(mapper, change.instance, made)
+            return
+        rows = self.database.fetch(sql + _returning(mapper, made), [*params, *_where(change)]).rows
         _check_count(mapper, [change], len(rows), "update")
         for name, value in zip(made, rows[0]):
             self.fill(change.instance, name, mapper.by_name[name].decoded(value))
@@ -177,19 +230,7 @@ class Persister:
         changes = [change for change in changes if not fell(change, self.fallout)]
         if not changes:
             return
-        if mapper.version is not None:
-            sql = f"DELETE FROM {mapper.table} WHERE {_where_sql(mapper)}"
-            blaming(
-                self.database,
-                changes,
-                "deleting {} from " + mapper.table,
-                lambda some: _check_count(
-                    mapper, some, self.database.execute_many(sql, [_where(c) for c in some]), "delete"
-                ),
-                lambda change: change.instance,
-            )
-            return
-        for part in chunks(changes, len(mapper.key_columns)):
+        for part in chunks(self.database, changes, len(_found_by(mapper))):
             blaming(
                 self.database,
                 part,
@@ -205,9 +246,9 @@ class Persister:
     def _delete(self, mapper: Mapper, changes: Sequence[Change]) -> None:
         sql = mapper.statement(
             ("delete", len(changes)),
-            lambda: f"DELETE FROM {mapper.table} WHERE {in_clause(mapper.key_columns, len(changes))}",
+            lambda: f"DELETE FROM {mapper.table} WHERE {in_clause(_found_by(mapper), len(changes))}",
         )
-        params = [param for change in changes for param in mapper.key_params(change.key)]
+        params = [param for change in changes for param in _where(change)]
         _check_count(mapper, changes, self.database.fetch(sql, params).rowcount, "delete")
 
     def put(self, change: Change, name: str, value: Any) -> None:
@@ -309,32 +350,38 @@ def _has_expression(values: Sequence[Any]) -> bool:
     return any(isinstance(value, peewee.Node) for value in values)
 
 
-def _insert_sql(mapper: Mapper, names: tuple[str, ...], count: int, returned: Sequence[str]) -> str:
+def _insert_sql(database: Engine, mapper: Mapper, names: tuple[str, ...], count: int, returned: Sequence[str]) -> str:
     """Return the INSERT of a number of rows; compiled once for one row, and for as many as go into a statement."""
 
     def compile() -> str:
         row = f"({', '.join(mapper.by_name[name].placeholder for name in names)})"
-        values = f"VALUES {', '.join([row] * count)}" if names else "DEFAULT VALUES"
+        values = f"VALUES {', '.join([row] * count)}" if names else database.default_values
         return f"INSERT INTO {mapper.table} {_column_list(mapper, names)} {values}{_returning(mapper, returned)}"
 
-    if count == 1 or count == BATCH:
+    if count == 1 or count == database.batch:
         return mapper.statement(("insert", names, count, tuple(returned)), compile)
     return compile()
 
 
+def _list(mapper: Mapper, names: Sequence[str]) -> str:
+    return ", ".join(mapper.by_name[name].sql for name in names)
+
+
 def _column_list(mapper: Mapper, names: Sequence[str]) -> str:
-    return f"({', '.join(mapper.by_name[name].sql for name in names)})" if names else ""
+    return f"({_list(mapper, names)})" if names else ""
 
 
-def _update_sql(mapper: Mapper, names: tuple[str, ...]) -> str:
-    columns = [mapper.by_name[name] for name in names]
-    assignments = ", ".join(f"{column.sql} = {column.placeholder}" for column in columns)
-    return f"UPDATE {mapper.table} SET {assignments} WHERE {_where_sql(mapper)}"
+def _update_of(mapper: Mapper, names: tuple[str, ...]) -> Update:
+    pairs = ([(column.sql, column.placeholder) for column in columns] for columns in (
+        [mapper.by_name[name] for name in names],
+        _found_by(mapper),
+    ))  # fmt: skip
+    return Update(mapper.table, *pairs)
 
 
-def _where_sql(mapper: Mapper) -> str:
-    version = mapper.by_name[mapper.version] if mapper.version else None
-    return mapper.where_key + (f" AND {version.sql} = {version.placeholder}" if version else "")
+def _found_by(mapper: Mapper) -> list[Column]:
+    """Return the columns by which a row is found that is to be written: a version must be the one that was known."""
+    return [*mapper.key_columns, mapper.by_name[mapper.version]] if mapper.version else mapper.key_columns
 
 
 def _where(change: Change) -> list[Any]:
@@ -344,7 +391,7 @@ def _where(change: Change) -> list[Any]:
 
 
 def _returning(mapper: Mapper, names: Sequence[str]) -> str:
-    return f" RETURNING {', '.join(mapper.by_name[name].sql for name in names)}" if names else ""
+    return f" RETURNING {_list(mapper, names)}" if names else ""
 
 
 def _check_count(mapper: Mapper, changes: Sequence[Change], count: int, verb: str) -> None:

@@ -71,6 +71,7 @@ class Query(Select, Generic[T]):
     _entities: tuple[Any, ...] | None = None  # what each row has, when rows are not objects
     _criteria: tuple[tuple[str, Any], ...] = ()  # of filter_by, not yet in the WHERE: the key of a compiled statement
     _chunk: int | None = None
+    locks = False
     _where_clause: Any = None
     if TYPE_CHECKING:  # what Peewee's stubs leave out
         _cte_list: Any
@@ -136,6 +137,20 @@ class Query(Select, Generic[T]):
         if django or any(isinstance(expression, peewee.DQ) for expression in expressions):
             return super().filter(*expressions, **django)
         return self.where(*expressions)
+
+    def with_for_update(self, nowait: bool = False, skip_locked: bool = False, of: Any = None) -> Query[T]:
+        """Return the query with its rows locked until the transaction ends, which it begins if need be.
+
+        It waits for rows that another transaction has locked, unless `nowait` (an error then) or `skip_locked` (rows
+        left out) says otherwise. `of` names the models whose rows are meant, in a join. SQLite locks the database.
+        """
+        if self._database.for_update:
+            clause: Any = f"FOR UPDATE{' SKIP LOCKED' * skip_locked}"
+            query = self.for_update(clause, of=of, nowait=nowait)
+        else:
+            query = self.clone()
+        query.locks = True
+        return query
 
     def filter_by(self, **values: Any) -> Query[T]:
         """Return the query with conditions `column = value` added; None means IS NULL, an object means its key."""

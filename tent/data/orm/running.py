@@ -23,29 +23,38 @@ _FIRST_PAUSE = 0.005
 _LONGEST_PAUSE = 0.5
 
 
-def open_session(engine: Engine, autoflush: bool = True) -> Session:
+def open_session(
+    engine: Engine, autoflush: bool = True, isolation_level: str | None = None, read_only: bool = False
+) -> Session:
     """Return a new session on an engine. Close it when done, or use it in a `with` statement.
 
-    With `autoflush=False` its queries do not write pending changes first.
+    With `autoflush=False` its queries do not write pending changes first. `isolation_level` is that of its
+    transactions: "READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ" or "SERIALIZABLE"; the database's own unless
+    given (SQLite's are serializable, whatever is asked for). With `read_only=True` it refuses to write, and reads from
+    a replica if the config names some.
     """
-    return Session(engine, autoflush=autoflush)
+    return Session(engine, autoflush, isolation_level, read_only)
 
 
 @contextmanager
-def transaction(engine: Engine) -> Iterator[Session]:
-    """`with dbm.transaction(engine) as session:` commits at the end of the block, or rolls back on an error."""
-    with Session(engine) as session:
+def transaction(engine: Engine, **options: Any) -> Iterator[Session]:
+    """`with dbm.transaction(engine) as session:` commits at the end of the block, or rolls back on an error.
+
+    The options are those of `open_session`.
+    """
+    with open_session(engine, **options) as session:
         yield session
         session.commit()
 
 
-def run_transaction(engine: Engine, callback: Callable[[Session], T], attempts: int = 10) -> T:
+def run_transaction(engine: Engine, callback: Callable[[Session], T], attempts: int = 10, **options: Any) -> T:
     """Call `callback(session)` in a transaction, commit, and return what it returned.
 
-    When the database could not do it at that moment (it was locked, it found a deadlock, a row was changed meanwhile:
-    `StaleDataError`), all is undone and the callback is called again with a new session, at most `attempts` times in
-    all, after pauses that grow. So the callback must do nothing that can't be repeated, and hand out no objects but
-    by its return. Its own errors are not repeated.
+    When the database could not do it at that moment (it was locked, it found a deadlock or a conflict of transactions
+    or nodes, its server was lost, a row was changed meanwhile: `StaleDataError`), all is undone and the callback is
+    called again with a new session, at most `attempts` times in all, after pauses that grow. So the callback must do
+    nothing that can't be repeated, and hand out no objects but by its return. Its own errors are not repeated, nor is
+    `CommitInDoubtError`. The options are those of `open_session`.
     """
     if not isinstance(attempts, int) or attempts < 1:
         raise ArgumentError(f"attempts is a number from 1 up, not {attempts!r}.")
@@ -54,7 +63,7 @@ def run_transaction(engine: Engine, callback: Callable[[Session], T], attempts: 
     while True:
         attempts -= 1
         try:
-            with Session(engine) as session:
+            with open_session(engine, **options) as session:
                 with session.begin() as begun:
                     result = callback(session)
             return result

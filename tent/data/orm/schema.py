@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import peewee
 from peewee import sort_models  # type: ignore[attr-defined]
 
-from .engine import Engine
+from .engine import Engine, quoted
 from .errors import ArgumentError
 from .model import Base, ModelRoot
 
@@ -24,11 +24,9 @@ def install_tables(engine: Engine, models: Any = None) -> list[str]:
     with _transaction(engine) as database:
         existing = _existing(database, wanted)
         created = [model for model in sort_models(wanted) if _place(model) not in existing]
-        with _inline_foreign_keys(created):
-            for model in created:
-                _schema(model, database).create_table(safe=True)
+        _create_tables(database, created)
         for model in wanted:
-            _schema(model, database).create_indexes(safe=True)
+            _Schema(model, database).create_indexes(safe=True)
     return [model._meta.table_name for model in created]
 
 
@@ -41,8 +39,10 @@ def uninstall_tables(engine: Engine, models: Any = None) -> list[str]:
     with _transaction(engine) as database:
         existing = _existing(database, wanted)
         doomed = [model for model in reversed(sort_models(wanted)) if _place(model) in existing]
+        for field in _deferred(doomed) if database.adds_foreign_keys else ():
+            _drop_foreign_key(database, field)
         for model in doomed:
-            _schema(model, database).drop_table(safe=True)
+            _Schema(model, database).drop_table(safe=True)
     return [model._meta.table_name for model in doomed]
 
 
@@ -70,30 +70,67 @@ def _place(model: Any) -> tuple[str | None, str]:
 
 @contextmanager
 def _transaction(engine: Engine) -> Iterator[Engine]:
-    """A transaction on a connection of its own, which no other process can write beside."""
+    """A transaction on a connection of its own, beside which nobody else installs."""
     if not isinstance(engine, Engine):
         raise ArgumentError(f"An engine is expected, as dbm.connect(config) gives, not {engine!r}.")
     database = engine.private()
     database.acquire()
     try:
-        with database.atomic():
+        with database.installing():
             yield database
     finally:
         database.release()
 
 
-@contextmanager
-def _inline_foreign_keys(models: Iterable[Any]) -> Iterator[None]:
-    """Let deferred foreign keys be part of CREATE TABLE: SQLite takes one to a table yet to be made, and adds none."""
-    deferred = [field for model in models for field in model._meta.refs if field.deferred]
+def _create_tables(database: Engine, models: Sequence[Any]) -> None:
+    deferred = _deferred(models)
+    if database.adds_foreign_keys:
+        for model in models:
+            _Schema(model, database).create_table(safe=True)
+        for field in deferred:
+            _Schema(field.model, database).create_foreign_key(field)
+        return
+    # SQLite takes a foreign key to a table yet to be made, and adds none to one that there is.
     for field in deferred:
         field.deferred = False
     try:
-        yield
+        for model in models:
+            _Schema(model, database).create_table(safe=True)
     finally:
         for field in deferred:
             field.deferred = True
 
 
-def _schema(model: Any, database: Engine) -> Any:
-    return peewee.SchemaManager(model, database)
+def _deferred(models: Iterable[Any]) -> list[Any]:
+    """Return the foreign keys whose tables refer to each other, in a circle."""
+    return [field for model in models for field in model._meta.refs if field.deferred]
+
+
+def _drop_foreign_key(database: Engine, field: Any) -> None:
+    meta = field.model._meta
+    for key in database.get_foreign_keys(meta.table_name, meta.schema):
+        if key.column == field.column_name and key.name:
+            database.execute_sql(
+                f"ALTER TABLE {quoted(database, *meta.entity._path)} DROP "
+                f"{database.foreign_key} {quoted(database, key.name)}"
+            )
+
+
+class _Schema(peewee.SchemaManager):
+    """Peewee's, with what an engine adds to the tables, and without the indexes that there are."""
+
+    database: Engine
+
+    def _create_table(self, safe: bool = True, **options: Any) -> Any:
+        context = super()._create_table(safe, **options)  # type: ignore[misc]
+        settings = self.database.table_settings
+        return context.literal(f" {settings}") if settings and not self.model._meta.table_settings else context
+
+    def create_indexes(self, safe: bool = True) -> None:
+        meta = self.model._meta
+        known: set[str] = set()
+        if not self.database.safe_create_index:
+            known = {index.name for index in self.database.get_indexes(meta.table_name, meta.schema)}
+        for index in meta.fields_to_index():
+            if getattr(index, "_name", None) not in known:
+                self.database.execute(self._create_index(index, safe))  # type: ignore[attr-defined]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import sqlite3
 import sys
 import threading
 import warnings
@@ -16,7 +15,7 @@ from typing import Any, TypeVar, overload
 import peewee
 
 from . import merging
-from .engine import Engine
+from .engine import Engine, isolation
 from .errors import ArgumentError, InvalidRequestError, UnmappedInstanceError, UnsavedChangesWarning, article
 from .events import Events
 from .execution import Execution
@@ -37,18 +36,24 @@ class Session:
     """A conversation with a database: an identity map, a unit of work, and a transaction.
 
     `engine` is what `dbm.connect` gives. With `autoflush=False` queries do not write pending changes first.
+    `isolation_level` is that of its transactions, "SERIALIZABLE" for one, and `read_only=True` has it refuse to write;
+    it reads from one of the engine's replicas then, if the config names some.
 
     A session may be handed from thread to thread, as long as only one uses it at a time. It is a context manager that
     closes: `with dbm.open_session(engine) as session:`.
     """
 
-    def __init__(self, engine: Engine, autoflush: bool = True) -> None:
+    def __init__(
+        self, engine: Engine, autoflush: bool = True, isolation_level: str | None = None, read_only: bool = False
+    ) -> None:
         if not isinstance(engine, Engine):
             raise ArgumentError(f"A session takes an engine, as dbm.connect(config) gives, not {engine!r}.")
         self.engine = engine
         self.lock = threading.RLock()
         this = weakref.ref(self)
-        database = engine.private(lambda query: this()._execution.run(query))  # type: ignore[union-attr]
+        source = engine.replica if read_only and engine.replica is not None else engine
+        database = source.private(lambda query: this()._execution.run(query))  # type: ignore[union-attr]
+        database.isolation_level, database.read_only = isolation(isolation_level), read_only
         self._unit = UnitOfWork(self, database)
         self._events = Events(self._unit, database)
         self._transaction = Transaction(database, self._unit, self.lock, self._events)
@@ -153,7 +158,7 @@ class Session:
         if with_for_update:
             self._transaction.begin()
         mapper, key = self._unit.identity_of(instance)
-        if self._unit.loader.by_key(mapper, key) is None:
+        if self._unit.loader.by_key(mapper, key, with_for_update) is None:
             raise InvalidRequestError(f"{instance!r} can't be refreshed: its row is gone.")
 
     @exclusive
@@ -246,16 +251,17 @@ class Session:
         self._transaction.rollback()
 
     @exclusive
-    def begin(self) -> RootTransaction:
+    def begin(self, isolation_level: str | None = None, read_only: bool = False) -> RootTransaction:
         """Begin a transaction now, and return it. `with session.begin():` commits, or rolls back on an error.
 
-        Raises `InvalidRequestError` when there is one.
+        It has the session's isolation level unless another is given, and can be one that only reads. Raises
+        `InvalidRequestError` when there is a transaction.
         """
         if self._transaction.scopes:
             raise InvalidRequestError(
                 "A transaction is already begun on this session. Commit it or roll it back first."
             )
-        self._transaction.begin()
+        self._transaction.begin(isolation(isolation_level), read_only)
         self._unit.loader.epoch += 1
         return RootTransaction(self._transaction, self._transaction.scopes[0])
 
@@ -315,7 +321,7 @@ class Session:
         # A session that was dropped in a transaction must not keep the database locked.
         transaction = self.__dict__.get("_transaction")
         if transaction is not None and transaction.scopes and not sys.is_finalizing():
-            with suppress(peewee.PeeweeException, sqlite3.Error):  # its engine may have been closed before
+            with suppress(Exception):  # its engine may have been closed before: each driver has an error for that
                 transaction.rollback()
 
     # Reading

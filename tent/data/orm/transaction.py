@@ -8,13 +8,18 @@ import peewee
 
 from .blame import name_stale
 from .engine import BufferedCursor, Engine, close_quietly
-from .errors import FlushError, InvalidRequestError, StaleDataError, explain, shown
+from .errors import CommitInDoubtError, FlushError, InvalidRequestError, StaleDataError, explain, shown
 from .events import ROUNDS, Events
 from .history import Snapshot, Step, take_back
 from .persister import Persister
 from .settling import Settlement
 from .unit_of_work import UnitOfWork
 from .writing import write
+
+_IN_DOUBT = (
+    "The connection was lost in the middle of the COMMIT: the changes may be in the database, or may not. The session "
+    "is as after a rollback. Look whether they are there before you repeat them."
+)
 
 
 class Scope:
@@ -37,6 +42,7 @@ class Transaction:
         self.unit = unit
         self.events = events
         self.scopes: list[Scope] = unit.scopes
+        self.defaults = database.isolation_level, database.read_only
         self.handle: Any = None  # what begin() gave out
         self.is_flushing = False
         self.is_committing = False
@@ -56,13 +62,14 @@ class Transaction:
                 "whose transaction was committed or rolled back, before using the session again."
             )
 
-    def begin(self) -> None:
-        """Begin a transaction, unless there is one."""
+    def begin(self, isolation_level: str | None = None, read_only: bool = False) -> None:
+        """Begin a transaction, unless there is one, with the session's own settings or others."""
         self.check()
         if self.scopes:
             return
         self.database.acquire()
         try:
+            self._set_up(isolation_level, read_only)
             # Within engine.atomic() the session's transaction is a savepoint of that one.
             context = self.database.atomic()
             context.__enter__()
@@ -70,8 +77,30 @@ class Transaction:
         except BaseException:
             self.scopes.clear()
             self.database.discard_transaction()
-            self.database.release()
+            self._let_go()
             raise
+
+    def _set_up(self, isolation_level: str | None, read_only: bool) -> None:
+        database = self.database
+        database.isolation_level = isolation_level or database.isolation_level
+        database.read_only = read_only or database.read_only
+        if database.isolation_level and database.in_transaction():
+            raise InvalidRequestError(
+                "The session is within a transaction of engine.atomic(), which has its own isolation level. Say it "
+                "there, or open the session outside of it."
+            )
+
+    def _let_go(self) -> None:
+        """Give the connection back; the next transaction has the session's own settings again."""
+        self.database.isolation_level, self.database.read_only = self.defaults
+        self.database.release()
+
+    def refuse_if_read_only(self, what: str) -> None:
+        """Refuse to write in a session, or a transaction, that only reads."""
+        if self.database.read_only:
+            raise InvalidRequestError(
+                f"The session only reads (read_only=True), and can't {what}. Open another one to write."
+            )
 
     def flush(self) -> None:
         """Write all changes. If that fails, rows and objects are as they were before."""
@@ -80,6 +109,9 @@ class Transaction:
         if not self.unit.has_pending() or (self.events and not self.unit.unflushed()):
             self.unit.settled()
             return
+        if self.database.read_only and self.unit.unflushed():
+            changed = list(self.unit.unflushed().values())
+            self.refuse_if_read_only(f"write {changed[0]!r}" + f" and {len(changed) - 1} more" * (len(changed) > 1))
         self.is_flushing = True
         attempt = _Attempt(self)
         try:
@@ -131,7 +163,12 @@ class Transaction:
             else:
                 self.database.commit()
         except BaseException as error:
-            if self._is_through(error):
+            if self.database.is_in_doubt(error):
+                self._end(keep=False)
+                self.tell_of_rollback(error)
+                if isinstance(error, peewee.PeeweeException):
+                    raise CommitInDoubtError(_IN_DOUBT) from error
+            elif self._is_through(error):
                 self._note_committed()
                 self.unit.end_transaction()
             else:
@@ -290,7 +327,7 @@ class Transaction:
                 scope.log = []  # somebody may hold on to the scope
             self.scopes.clear()
             self.streams.clear()
-            self.database.release()
+            self._let_go()
         return callbacks
 
 
@@ -336,6 +373,8 @@ class _Attempt:
         """Let all be as it was before, and return the error that says why."""
         transaction, unit = self._transaction, self._transaction.unit
         has_ended = self._undo()
+        if getattr(error, "is_blind", False):
+            error = self._named(error)
         for instance in self.came_along:
             unit.cancel_new(instance)
         if self._before is not None:
@@ -344,6 +383,21 @@ class _Attempt:
             error = name_stale(transaction.database, error, error.changes)
         if has_ended:
             transaction.tell_of_rollback(error)
+        return error
+
+    def _named(self, error: BaseException) -> BaseException:
+        """Return the error of a batch with its object named: all is written once more, with care, and undone."""
+        again = _Attempt(self._transaction)
+        database = self._transaction.database
+        database.is_careful = True
+        try:
+            again.begin()
+            write(self._transaction.unit.plan(), again.persister)
+        except (peewee.PeeweeException, FlushError) as its_own:
+            return its_own if type(its_own) is type(error) else error
+        finally:
+            database.is_careful = False
+            again._undo()
         return error
 
     def _undo(self) -> bool:

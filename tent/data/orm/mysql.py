@@ -1,0 +1,229 @@
+"""MariaDB and MySQL, by PyMySQL."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import peewee
+import pymysql
+from playhouse.pool import PooledMySQLDatabase
+from pymysql.constants import CLIENT, SERVER_STATUS
+from pymysql.cursors import SSCursor
+
+from .config import Checked, places
+from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, Engine, Update, close_quietly, halves
+
+# The numbers of errors after which work is to be repeated (https://mariadb.com/kb/en/mariadb-error-code-reference/):
+# too many connections, lock wait timeout, deadlock (in a cluster: a conflict of two nodes), changed since it was read
+_CONFLICTS = frozenset((1020, 1040, 1205, 1213))
+# and those with which a server can't serve now: it starts or stops, is no part of its cluster, only reads, is not
+# there, or has closed the connection
+_UNFIT = frozenset((1047, 1053, 1180, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 4031))
+_DIAGNOSES = {1044: REFUSED, 1045: REFUSED, 1130: REFUSED, 1698: REFUSED, 1049: NO_DATABASE}
+_OLDEST = (10, 7)  # UUID; INSERT … RETURNING came with 10.5
+_IN_DOUBT = 1180  # what a COMMIT says when the node has lost its cluster in the middle of it
+
+# As on other databases: text of any length, numbers in double precision, times with microseconds
+_TYPES = {
+    "BLOB": "LONGBLOB",
+    "CHAR": "VARCHAR",  # CHAR strips blanks
+    "DATETIME": "DATETIME(6)",
+    "FLOAT": "DOUBLE",
+    "TEXT": "LONGTEXT",
+    "TIME": "TIME(6)",
+}
+
+
+class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhouse has no type hints
+    """A MySQL database: a `peewee.MySQLDatabase` with a pool. A MariaDB server will do, too."""
+
+    kind = "mysql"
+    batch = 1_000
+    most_parameters = 1_000_000  # PyMySQL puts the values into the text,
+    most_bytes = 4 * 1024 * 1024  # of which a server takes 16 MB at once, unless its max_allowed_packet says otherwise
+    returns_inserted = False
+    returns_updated = False
+    native_times = (peewee.DateTimeField, peewee.DateField)  # a TIME comes as a timedelta
+    field_types = {**PooledMySQLDatabase.field_types, **_TYPES}
+    default_values = "() VALUES ()"
+    foreign_key = "FOREIGN KEY"
+    _host = 0  # the place of the one that answered last
+
+    def __init__(self, settings: Checked) -> None:
+        self.place = places(settings)
+        self.hosts: list[tuple[str, int]] = [(host or "localhost", port) for host, port in settings["hosts"]]
+        super().__init__(
+            settings["database"],
+            max_connections=settings["pool_size"],
+            stale_timeout=settings["pool_recycle"],
+            timeout=settings["pool_timeout"],
+            **_arguments(settings),
+        )
+        self.open_books(settings["echo"])
+
+    def diagnosis(self, problem: str) -> str:
+        for number, kind in _DIAGNOSES.items():
+            if f"({number}, " in problem:
+                return kind
+        return UNREACHABLE if any(f"({number}, " in problem for number in _UNFIT) else BAD_OPTION
+
+    def _open(self) -> Any:
+        """Return a connection to the host that answered last or, if it doesn't now, to the next one that does."""
+        failure: Exception | None = None
+        for place in range(self._host, self._host + len(self.hosts)):
+            host, port = self.hosts[place % len(self.hosts)]
+            try:
+                connection = pymysql.connect(database=self.database, host=host, port=port, **self.connect_params)
+                self._initialize(connection)
+            except pymysql.OperationalError as error:
+                if error.args[0] not in _UNFIT:
+                    raise
+                failure = error
+            else:
+                self._host = place % len(self.hosts)
+                return connection
+        assert failure is not None
+        raise failure
+
+    def _initialize(self, connection: Any) -> None:
+        """Let text be compared by its characters, as other databases do: "joe" is neither "Joe" nor "joe "."""
+        self.mariadb = "mariadb" in connection.server_version.lower()
+        collation = "utf8mb4_nopad_bin" if self.mariadb else "utf8mb4_0900_bin"
+        self.table_settings = f"CHARACTER SET utf8mb4 COLLATE {collation}"
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET NAMES utf8mb4 COLLATE {collation}, sql_mode = 'TRADITIONAL,NO_AUTO_VALUE_ON_ZERO'")
+            if not self.returns_inserted:
+                cursor.execute("SELECT @@auto_increment_increment")
+                self.auto_increment = cursor.fetchone()[0]
+
+    def is_gone(self, connection: Any) -> bool:
+        return not connection.open
+
+    def _can_reuse(self, connection: Any) -> bool:
+        return bool(connection.open) and (not _is_in_transaction(connection) or bool(super()._can_reuse(connection)))
+
+    def cursor(self, named_cursor: Any = None) -> Any:
+        return super().cursor() if named_cursor is None else self._state.conn.cursor(named_cursor)
+
+    def open_stream(self, sql: str, params: Any) -> Any:
+        # A connection can do nothing else before all rows were taken: in a transaction they are taken at once.
+        if self._state.transactions:
+            return super().open_stream(sql, params)
+        return self.execute_first(sql, params, named_cursor=SSCursor)
+
+    def close_stream(self, cursor: Any) -> None:
+        if getattr(cursor._result, "unbuffered_active", False):
+            close_quietly(self._state.conn)  # else the rows that are left would be read
+        close_quietly(cursor)
+
+    def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
+        try:
+            return super()._execute_cursor(sql, params, **options)
+        except peewee.PeeweeException as error:
+            self._note_failure(error)
+            raise
+
+    def _note_failure(self, error: peewee.PeeweeException) -> None:
+        """Learn what an error has left of the transaction, of which its message says nothing."""
+        if self._state.closed:
+            return
+        connection = self._state.conn
+        if _number(error) in _UNFIT:
+            (self.origin or self)._host += 1
+            close_quietly(connection)
+        elif connection.open and _is_in_transaction(connection):
+            try:
+                connection.ping(reconnect=False)
+            except pymysql.Error:
+                close_quietly(connection)
+
+    def fits(self, rows: Sequence[Sequence[Any]]) -> bool:
+        texts = (value for row in rows for value in row if isinstance(value, (str, bytes, bytearray)))
+        return sum(len(text) if text.isascii() else 4 * len(text) for text in texts) < self.most_bytes
+
+    def update_many(self, update: Update, rows: Sequence[Sequence[Any]]) -> int:
+        # PyMySQL waits for the answer to each statement: so one takes all rows, as a table that is joined.
+        if len(rows) == 1:
+            return super().update_many(update, rows)
+        if not self.fits(rows):
+            return sum(self.update_many(update, half) for half in halves(rows))
+        table, pairs = update.table, [*update.columns, *update.keys]
+        first = ", ".join(f"{mark} AS c{place}" for place, (_, mark) in enumerate(pairs))
+        row = f"{'' if self.mariadb else 'ROW'}({', '.join(mark for _, mark in pairs)})"
+        same = [f"{table}.{name} = v.c{place}" for place, (name, _) in enumerate(pairs)]
+        count = len(update.columns)
+        sql = (
+            f"UPDATE {table} JOIN (SELECT {first} UNION ALL VALUES {', '.join([row] * (len(rows) - 1))}) AS v "
+            f"ON {' AND '.join(same[count:])} SET {', '.join(same[:count])}"
+        )
+        return self.fetch(sql, list(itertools.chain.from_iterable(rows))).rowcount
+
+    @contextlib.contextmanager
+    def installing(self) -> Iterator[None]:
+        # CREATE TABLE commits by itself: there is no transaction to have.
+        self.execute_sql("SELECT GET_LOCK('tent.data', 60)")
+        try:
+            yield
+        finally:
+            self.execute_sql("SELECT RELEASE_LOCK('tent.data')")
+
+    def beginning(self, isolation_level: str | None) -> Sequence[str]:
+        level = [f"SET TRANSACTION ISOLATION LEVEL {isolation_level}"] if isolation_level else []
+        return [*level, f"START TRANSACTION{' READ ONLY' if self.read_only else ''}"]
+
+    def has_transaction(self) -> bool:
+        return not self._state.closed and bool(self._state.conn.open) and _is_in_transaction(self._state.conn)
+
+    def is_lost(self) -> bool:
+        return not self._state.closed and not self._state.conn.open
+
+    def is_in_doubt(self, error: BaseException) -> bool:
+        return self.is_lost() or _number(error) == _IN_DOUBT
+
+    def is_retryable(self, error: BaseException) -> bool:
+        return isinstance(error, peewee.PeeweeException) and _number(error) in _CONFLICTS | _UNFIT
+
+
+class MariaDBEngine(MySQLEngine):
+    """A MariaDB database: a `peewee.MySQLDatabase` with a pool."""
+
+    kind = "mariadb"
+    returns_inserted = True
+    field_types = {**MySQLEngine.field_types, "UUID": "UUID"}
+
+    def unfit(self) -> str | None:
+        if self.mariadb and self.server_version >= _OLDEST:
+            return None
+        found = "MariaDB" if self.mariadb else "MySQL"
+        return (
+            f"The server at {self.place} is {found} {'.'.join(map(str, self.server_version))}, and the driver "
+            "'mariadb' needs MariaDB 10.7 or later. Use the driver 'mysql', or a later server."
+        )
+
+
+def _arguments(settings: Checked) -> dict[str, Any]:
+    password = settings["password"]
+    found = {
+        "user": settings["user"],
+        "password": password.encode() if password else None,
+        "connect_timeout": 10,
+        "charset": "utf8mb4",
+        "autocommit": True,
+        # An UPDATE tells how many rows it found, not how many it changed.
+        "client_flag": CLIENT.FOUND_ROWS,
+        **settings["options"],
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _number(error: BaseException) -> Any:
+    """Return the server's or PyMySQL's number of an error, which Peewee's was made of."""
+    arguments = getattr(getattr(error, "orig", None), "args", ())
+    return arguments[0] if arguments else None
+
+
+def _is_in_transaction(connection: Any) -> bool:
+    return bool(connection.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS)

@@ -1,0 +1,168 @@
+"""PostgreSQL, by psycopg 3, and CockroachDB, which speaks its protocol."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import peewee
+import psycopg
+from playhouse.cockroachdb import PooledCockroachDatabase
+from playhouse.pool import PooledPostgresqlDatabase
+from psycopg.pq import TransactionStatus
+from psycopg.types.string import TextLoader
+
+from .config import Checked, places
+from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, Engine
+
+# What PostgreSQL and CockroachDB say when work is to be repeated (https://www.postgresql.org/docs/current/
+# errcodes-appendix.html): conflicts of transactions, locks that were not free, servers that start, stop or have no
+# connection left, and writes on a server that has become a standby.
+_RETRYABLE = re.compile(r"40001|40P01|55P03|57P0[1235]|53300|25006|08...")
+_AMBIGUOUS = "40003"  # https://www.cockroachlabs.com/docs/stable/transaction-retry-error-reference
+_numbers = itertools.count(1)
+_TYPES = {
+    "CHAR": "VARCHAR",  # CHAR fills up with blanks
+    "FLOAT": "DOUBLE PRECISION",
+}
+
+
+class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc]  # playhouse has no type hints
+    """A PostgreSQL database: a `peewee.PostgresqlDatabase` with a pool."""
+
+    kind = "postgresql"
+    batch = 5_000
+    most_parameters = 65_000  # the protocol counts them in 16 bits
+    field_types = {**PooledPostgresqlDatabase.field_types, **_TYPES}
+
+    def __init__(self, settings: Checked) -> None:
+        self.place = places(settings)
+        super().__init__(
+            settings["database"],
+            max_connections=settings["pool_size"],
+            stale_timeout=settings["pool_recycle"],
+            timeout=settings["pool_timeout"],
+            prefer_psycopg3=True,
+            **_arguments(settings),
+        )
+        self.open_books(settings["echo"])
+
+    def diagnosis(self, problem: str) -> str:
+        if "authentication failed" in problem or "no password supplied" in problem or "no pg_hba.conf entry" in problem:
+            return REFUSED
+        if re.search(r'database ".*" does not exist', problem):
+            return NO_DATABASE
+        return BAD_OPTION if "invalid" in problem and "option" in problem else UNREACHABLE
+
+    def _open(self) -> Any:
+        connection = super()._open()
+        for kind in ("json", "jsonb"):  # our fields read text, with the function that they were given for it
+            connection.adapters.register_loader(kind, TextLoader)
+        return connection
+
+    def is_gone(self, connection: Any) -> bool:
+        return bool(connection.closed)
+
+    def trial(self, table: str, column: Any) -> str:
+        return f"UPDATE {table} SET {column.sql} = {column.placeholder} WHERE FALSE"
+
+    def note_given_keys(self, table: str, column: str, highest: int) -> None:
+        # A sequence counts what it has given out, whatever keys there are. Who may not set it has to see to it.
+        self.fetch(
+            "SELECT setval(sequence, %s) FROM (SELECT pg_get_serial_sequence(%s, %s)::regclass AS sequence) AS found "
+            "WHERE has_sequence_privilege(sequence, 'UPDATE') AND COALESCE(pg_sequence_last_value(sequence), 0) < %s",
+            (highest, table, column, highest),
+        )
+
+    def cursor(self, named_cursor: Any = None) -> Any:
+        if named_cursor is None:
+            return super().cursor()
+        return self._state.conn.cursor(name=named_cursor)
+
+    def open_stream(self, sql: str, params: Any) -> Any:
+        # A cursor of the server's lives in a transaction; the client's takes all rows at once.
+        if not self.has_transaction():
+            self.execute_first("BEGIN READ ONLY")
+        return self.execute_first(sql, params, named_cursor=f"tent_{next(_numbers)}")
+
+    def release(self) -> None:
+        if self._state is self._own_state and self.has_transaction() and not self._state.transactions:
+            self.rollback()  # that of a stream
+        super().release()
+
+    @contextlib.contextmanager
+    def installing(self) -> Iterator[None]:
+        with super().installing():
+            # CREATE TABLE IF NOT EXISTS fails when two do it at once. The number is any, and always the same.
+            self.execute_sql("SELECT pg_advisory_xact_lock(8368546420)")
+            yield
+
+    def beginning(self, isolation_level: str | None) -> Sequence[str]:
+        level = f" ISOLATION LEVEL {isolation_level}" if isolation_level else ""
+        return [f"BEGIN{level}{' READ ONLY' if self.read_only else ''}"]
+
+    def commit(self) -> None:
+        if self.is_aborted():  # a COMMIT would be a ROLLBACK without a word
+            raise peewee.InternalError(
+                "The transaction can't be committed: a statement in it has failed, and PostgreSQL takes no more after "
+                "that. Roll back; what may fail is tried in `with session.begin_nested():`."
+            )
+        super().commit()
+
+    def _status(self) -> Any:
+        return TransactionStatus.UNKNOWN if self._state.closed else self._state.conn.pgconn.transaction_status
+
+    def has_transaction(self) -> bool:
+        return self._status() not in (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
+
+    def is_aborted(self) -> bool:
+        return bool(self._status() == TransactionStatus.INERROR)
+
+    def is_lost(self) -> bool:
+        return not self._state.closed and bool(self._state.conn.closed)
+
+    def is_retryable(self, error: BaseException) -> bool:
+        cause = getattr(error, "orig", None)
+        state = getattr(cause, "sqlstate", None)
+        if state is None:  # the connection broke, or there was none to be had
+            return isinstance(cause, psycopg.OperationalError)
+        return _RETRYABLE.fullmatch(state) is not None
+
+
+class CockroachEngine(PostgresqlEngine, PooledCockroachDatabase):  # type: ignore[misc]
+    """A CockroachDB cluster: a `playhouse.cockroachdb.CockroachDatabase` with a pool."""
+
+    kind = "cockroachdb"
+    field_types = {**PooledCockroachDatabase.field_types, **_TYPES}
+
+    def new_keys(self, count: int) -> list[Any]:
+        # unique_rowid() gives unique numbers, and promises no order for the rows of one statement.
+        return [key for (key,) in self.fetch("SELECT unique_rowid() FROM generate_series(1, %s)", (count,)).rows]
+
+    def note_given_keys(self, table: str, column: str, highest: int) -> None:
+        """Its keys come from no sequence."""
+
+    def is_in_doubt(self, error: BaseException) -> bool:
+        return super().is_in_doubt(error) or getattr(getattr(error, "orig", None), "sqlstate", None) == _AMBIGUOUS
+
+    def begin(self, isolation_level: str | None = None, **_: Any) -> None:
+        Engine.begin(self, isolation_level)
+
+
+def _arguments(settings: Checked) -> dict[str, Any]:
+    """Return what libpq takes: of several hosts it tries one after the other, and keeps to one that takes writes."""
+    hosts = settings["hosts"]
+    several = {"target_session_attrs": settings.get("target", "read-write")} if len(hosts) > 1 else {}
+    found = {
+        "host": ",".join(host for host, _ in hosts),
+        "port": ",".join(str(port) for _, port in hosts),
+        "user": settings["user"],
+        "password": settings["password"],
+        "connect_timeout": 10,
+        **several,
+        **settings["options"],
+    }
+    return {name: value for name, value in found.items() if value not in (None, "")}

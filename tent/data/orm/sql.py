@@ -1,0 +1,67 @@
+"""SQL as text: what a statement does, and its parameters in the notation of an engine's driver."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_NO_CODE = re.compile(r"--[^\n]*|/\*.*?(?:\*/|$)|'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]", re.DOTALL)
+_READS = re.compile(r"\s*(select|values|explain|pragma|with|show|describe|desc|table)\b", re.IGNORECASE)
+_CONTROLS = re.compile(r"\s*(begin|start|commit|end|abort|rollback|savepoint|release)\b", re.IGNORECASE)
+_WRITES = re.compile(r"\b(insert|update|delete|replace|merge)\b", re.IGNORECASE)
+_LOCKS = re.compile(r"\bfor\s+(no\s+key\s+)?update\b|\bfor\s+(key\s+)?share\b|\block\s+in\b", re.IGNORECASE)
+_NAMED = r"(?<![:\w]):([^\W\d]\w*)"  # and no cast, as in '1'::int
+
+
+def without_strings(sql: str) -> str:
+    """Return SQL without its strings, quoted names and comments."""
+    return _NO_CODE.sub(" ", sql)
+
+
+def only_reads(code: str) -> bool:
+    """Tell whether a statement, without its strings, needs no transaction; one in doubt gets one."""
+    first = _READS.match(code)
+    return first is not None and (
+        first[1].lower() != "with" or not _WRITES.search(_LOCKS.sub(" ", code))
+    )  # fmt: skip
+
+
+def locks_rows(code: str) -> bool:
+    """Tell whether a statement, without its strings, locks the rows that it reads."""
+    return _LOCKS.search(code) is not None
+
+
+def controls_transactions(code: str) -> bool:
+    """Tell whether a statement, without its strings, begins or ends a transaction or savepoint."""
+    return _CONTROLS.match(code) is not None
+
+
+def with_marks(sql: str, params: Sequence[Any] | Mapping[str, Any], mark: str) -> str:
+    """Return SQL with its parameters as a driver has them that writes `%s`, for which SQL has SQLite's `?` and `:name`.
+
+    What has as many `?` as there are parameters, or the names of all of them, is meant so; other SQL stays as it is,
+    but that without parameters a `%` is one.
+    """
+    if mark != "%s":
+        return sql
+    code = without_strings(sql)
+    if not params:
+        return sql.replace("%", "%%")
+    if isinstance(params, Mapping):
+        is_meant = params.keys() <= set(re.findall(_NAMED, code))
+        pattern, marked = _NAMED, r"%(\1)s"
+    else:
+        is_meant = code.count("?") == len(params)
+        pattern, marked = r"\?", "%s"
+    if not is_meant or re.search(r"%s|%\(", code):
+        return sql
+    parts, end = [], 0
+    for found in _NO_CODE.finditer(sql):
+        parts += [_marked(sql[end : found.start()], pattern, marked), found[0].replace("%", "%%")]
+        end = found.end()
+    return "".join([*parts, _marked(sql[end:], pattern, marked)])
+
+
+def _marked(code: str, pattern: str, mark: str) -> str:
+    return re.sub(pattern, mark, code.replace("%", "%%"))

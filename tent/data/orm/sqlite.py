@@ -1,0 +1,103 @@
+"""SQLite: engines of a database in a file."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import peewee
+from playhouse.pool import PooledSqliteDatabase
+
+from .engine import Engine
+
+_OLDEST = (3, 35, 0)  # RETURNING
+
+
+class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no type hints
+    """An SQLite database in a file: a `peewee.SqliteDatabase` with a pool."""
+
+    kind = "sqlite"
+    probe = "SELECT COUNT(*) FROM sqlite_master"
+    most_parameters = 32_000  # the default limit is 32,766 (https://www.sqlite.org/limits.html)
+    native_times = ()
+    adds_foreign_keys = False
+    _pragmas: Any
+
+    def __init__(self, path: str, pragmas: dict[str, Any], timeout: float, echo: bool = False) -> None:
+        super().__init__(
+            path, pragmas=pragmas, max_connections=None, lock_type="IMMEDIATE", check_same_thread=False, uri=False
+        )
+        self.timeout = self.patience = timeout
+        self.place = repr(path)
+        self.open_books(echo)
+
+    def diagnosis(self, problem: str) -> str:
+        if "not a database" in problem:
+            return "is no SQLite database. Give the path of a database, or of a file yet to be made"
+        if "unable to open" in problem or "readonly" in problem or "read-only" in problem:
+            return (
+                "can't be opened: the user of this process needs the permission to read and write the file, and to "
+                "write in its directory"
+            )
+        return "can't be used"
+
+    def unfit(self) -> str | None:
+        if self.server_version >= _OLDEST:
+            return None
+        return f"SQLite {sqlite3.sqlite_version} is too old; 3.35 or later is needed. Use a newer Python."
+
+    @property
+    def enforces_foreign_keys(self) -> bool:  # type: ignore[override]
+        """Whether the database sees to it that foreign keys refer to rows, and obeys their `on_delete`."""
+        return str(dict(self._pragmas).get("foreign_keys")).lower() in ("1", "on", "true", "yes")
+
+    def begin(self, lock_type: str | None = None) -> None:
+        """Begin a transaction, in which only others can read: SQLite's are serializable, whatever level is asked for.
+
+        One that only reads is DEFERRED: it locks nobody out.
+        """
+        self.execute_sql(f"BEGIN {lock_type or ('DEFERRED' if self.read_only else self._lock_type)}")
+
+    def has_transaction(self) -> bool:
+        try:
+            return bool(self._state.conn.in_transaction)
+        except (sqlite3.ProgrammingError, AttributeError):  # somebody closed the connection, or there is none
+            return False
+
+    def is_retryable(self, error: BaseException) -> bool:
+        return isinstance(error, peewee.OperationalError) and "locked" in str(error)
+
+    def _counted(self, rows: Sequence[Any]) -> Iterator[Any]:
+        for self._place, row in enumerate(rows):
+            yield row
+
+    # What is registered on connections is registered on those that are idle, too: new ones take their place
+
+    def register_aggregate(self, *args: Any, **options: Any) -> None:
+        super().register_aggregate(*args, **options)
+        self._renew()
+
+    def register_collation(self, *args: Any, **options: Any) -> None:
+        super().register_collation(*args, **options)
+        self._renew()
+
+    def register_function(self, *args: Any, **options: Any) -> None:
+        super().register_function(*args, **options)
+        self._renew()
+
+    def register_window_function(self, *args: Any, **options: Any) -> None:
+        super().register_window_function(*args, **options)
+        self._renew()
+
+    def load_extension(self, extension: str) -> None:
+        super().load_extension(extension)
+        self._renew()
+
+    def attach(self, filename: str, name: str) -> bool:
+        attached = bool(super().attach(filename, name))
+        self._renew()
+        return attached
+
+    def _renew(self) -> None:
+        self.close_idle()

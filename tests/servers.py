@@ -1,0 +1,73 @@
+"""The databases that the tests run on: SQLite always, and the servers of TENT_TEST_URLS, each with an empty database.
+
+`scripts/servers.sh start` starts servers and prints their URLs: `TENT_TEST_URLS="$(scripts/servers.sh urls)"`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from tent.data import dbm
+
+URLS = {urlsplit(url).scheme: url for url in os.environ.get("TENT_TEST_URLS", "").split()}
+DATABASES = ["memory", "file", *URLS]
+KINDS = {"sqlite": ["memory", "file"], "servers": list(URLS)}  # what a test can name instead of each
+NAME = f"tent_test_{os.getpid()}"
+
+
+def named(*names: str) -> list[str]:
+    """Return the databases of these names, of those that the tests run on."""
+    wanted = {database for name in names for database in KINDS.get(name, [name])}
+    return [database for database in DATABASES if database in wanted]
+
+
+def emptied(database: str) -> str:
+    """Return the URL of a server's database that has nothing in it."""
+    _admin(database)()
+    parts = urlsplit(URLS[database])
+    return parts._replace(path=f"/{NAME}").geturl()
+
+
+@functools.cache
+def _admin(database: str) -> Callable[[], None]:
+    """Make the database, and return what empties it. What tests have left open is ended."""
+    engine = dbm.connect(URLS[database])
+    run: Any = engine.execute_sql
+    run(f"DROP DATABASE IF EXISTS {NAME}")
+    run(f"CREATE DATABASE {NAME}")
+    atexit.register(lambda: (_end_others(engine), run(f"DROP DATABASE IF EXISTS {NAME}")))
+
+    def empty() -> None:
+        _end_others(engine)
+        run(f"DROP DATABASE {NAME}")
+        run(f"CREATE DATABASE {NAME}")
+
+    if engine.kind != "postgresql":
+        return empty
+    own: Any = dbm.connect(urlsplit(URLS[database])._replace(path=f"/{NAME}").geturl())
+
+    def empty_schema() -> None:
+        _end_others(own)
+        own.execute_sql("DROP SCHEMA IF EXISTS public CASCADE")
+        own.execute_sql("CREATE SCHEMA public")
+
+    atexit.register(own.close_all)
+    return empty_schema
+
+
+def _end_others(engine: Any) -> None:
+    if engine.kind == "postgresql":
+        engine.execute_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s "
+            "AND backend_type = 'client backend' AND pid <> pg_backend_pid()",
+            (NAME,),
+        )
+    else:
+        found = engine.execute_sql("SELECT id FROM information_schema.processlist WHERE db = %s", (NAME,))
+        for (number,) in found.fetchall():
+            engine.execute_sql(f"KILL {number}")
