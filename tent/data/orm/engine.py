@@ -114,6 +114,9 @@ class Engine(PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no ty
         """Whether the database sees to it that foreign keys refer to rows, and obeys their `on_delete`."""
         return str(dict(self._pragmas).get("foreign_keys")).lower() in ("1", "on", "true", "yes")
 
+    def get_context_options(self) -> dict[str, Any]:
+        return {**super().get_context_options(), "engine": self}
+
     # A session's twin
 
     def private(self, run: Callable[[Any], BufferedCursor] | None = None) -> Engine:
