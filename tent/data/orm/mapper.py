@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import functools
 import operator
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 
 import peewee
 
+from .dialect import read_json
 from .engine import Engine, quoted
 from .errors import InvalidRequestError, shown
 from .tracking import MutableAccessor
@@ -264,18 +266,15 @@ def _writer(field: Any, base: Any, engine: Engine) -> tuple[str, Convert]:
     """Return the placeholder of a column, and the function that makes its parameter."""
     if not isinstance(base, peewee.JSONField):
         return engine.param, field.db_value
-    json: Any = base
-    wrap = engine.json_methods(engine).make_value_wrapper(json._dumps)
-    sample = wrap({})
-    if not isinstance(sample, peewee.Node):
-        return engine.param, lambda value: value if isinstance(value, peewee.Node) else wrap(value)
-    return engine.parse(sample)[0], json._dumps
+    dumps: Convert = base._dumps  # type: ignore[attr-defined]
+    if isinstance(engine, peewee.MySQLDatabase):  # MySQL's and MariaDB's casts differ, and neither's column needs one
+        return engine.param, dumps
+    return engine.parse(engine.json_methods(engine).make_value_wrapper(str)(""))[0], dumps
 
 
 def _reader(field: Any, engine: Engine) -> Convert | None:
     if isinstance(field, peewee.JSONField):
-        loads = field._loads  # type: ignore[attr-defined]
-        return engine.json_methods(engine).make_value_reader(loads)  # type: ignore[no-any-return]
+        return functools.partial(read_json, field._loads)  # type: ignore[attr-defined]
     kind: Any = type(field)
     convert = field.python_value
     parse = next((parse for base, parse in _ISO.items() if isinstance(field, base) and kind.adapt is base.adapt), None)

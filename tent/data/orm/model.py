@@ -12,6 +12,7 @@ import peewee
 from peewee import make_snake_case  # type: ignore[attr-defined]
 
 from . import accessors, many_to_many, mutable, tracking
+from .dialect import AnyEngine
 from .errors import ArgumentError, InvalidRequestError, shown
 from .peers import Peers
 from .query import Alias, Raw, Select
@@ -111,7 +112,7 @@ class ModelMetadata(peewee.Metadata):
             setattr(self.model, field.object_id_name, accessors.ObjectIdAccessor(field))
         self.__dict__.pop("mappers", None)  # what was compiled for the former fields
         if isinstance(field, peewee.FieldDatabaseHook) and self.database is None:
-            field._db_hook(_sqlite)  # type: ignore[attr-defined]
+            field._db_hook(_any)  # type: ignore[attr-defined]
 
     def _refuse_second_version(self, name: str) -> None:
         other = next((n for n, field in self.fields.items() if isinstance(field, Version) and n != name), None)
@@ -133,11 +134,11 @@ class ModelMetadata(peewee.Metadata):
     def set_database(self, database: Any) -> None:
         super().set_database(database)
         for hook in self._db_hooks if database is None else ():  # type: ignore[attr-defined]
-            hook(_sqlite)
+            hook(_any)
 
 
-# A JSONField builds its SQL for the database of its model; ours have none, and speak SQLite's JSON.
-_sqlite = peewee.SqliteDatabase(None)
+# A JSONField builds its SQL for the database of its model; ours have none, and speak to any engine.
+_any = AnyEngine()
 
 
 class ModelRoot(peewee.Model):

@@ -14,6 +14,7 @@ from pymysql.constants import CLIENT, SERVER_STATUS
 from pymysql.cursors import SSCursor
 
 from .config import Checked, places
+from .dialect import MysqlJSON
 from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, Engine, Update, close_quietly, halves
 
 # The numbers of errors after which work is to be repeated (https://mariadb.com/kb/en/mariadb-error-code-reference/):
@@ -23,7 +24,12 @@ _CONFLICTS = frozenset((1020, 1040, 1205, 1213))
 # there, or has closed the connection
 _UNFIT = frozenset((1047, 1053, 1180, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 4031))
 _DIAGNOSES = {1044: REFUSED, 1045: REFUSED, 1130: REFUSED, 1698: REFUSED, 1049: NO_DATABASE}
-_OLDEST = (10, 7)  # UUID; INSERT … RETURNING came with 10.5
+_OLDEST = (10, 11)  # UUID came with 10.7, the collation with 10.10
+# By the characters, and by the letters whatever their case; accents count
+_COLLATIONS = {
+    True: ("utf8mb4_nopad_bin", "utf8mb4_uca1400_as_ci"),  # MariaDB
+    False: ("utf8mb4_0900_bin", "utf8mb4_0900_as_ci"),
+}
 _IN_DOUBT = 1180  # what a COMMIT says when the node has lost its cluster in the middle of it
 
 # As on other databases: text of any length, numbers in double precision, times with microseconds
@@ -50,6 +56,7 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
     field_types = {**PooledMySQLDatabase.field_types, **_TYPES}
     default_values = "() VALUES ()"
     foreign_key = "FOREIGN KEY"
+    json_methods = MysqlJSON
     _host = 0  # the place of the one that answered last
 
     def __init__(self, settings: Checked) -> None:
@@ -91,10 +98,12 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
     def _initialize(self, connection: Any) -> None:
         """Let text be compared by its characters, as other databases do: "joe" is neither "Joe" nor "joe "."""
         self.mariadb = "mariadb" in connection.server_version.lower()
-        collation = "utf8mb4_nopad_bin" if self.mariadb else "utf8mb4_0900_bin"
-        self.table_settings = f"CHARACTER SET utf8mb4 COLLATE {collation}"
+        exact, caseless = _COLLATIONS[self.mariadb]
+        self.table_settings = f"CHARACTER SET utf8mb4 COLLATE {exact}"
+        self._operations["ILIKE"] = f"COLLATE {caseless} LIKE"
+        self._operations["IREGEXP"] = f"COLLATE {caseless} REGEXP"
         with connection.cursor() as cursor:
-            cursor.execute(f"SET NAMES utf8mb4 COLLATE {collation}, sql_mode = 'TRADITIONAL,NO_AUTO_VALUE_ON_ZERO'")
+            cursor.execute(f"SET NAMES utf8mb4 COLLATE {exact}, sql_mode = 'TRADITIONAL,NO_AUTO_VALUE_ON_ZERO'")
             if not self.returns_inserted:
                 cursor.execute("SELECT @@auto_increment_increment")
                 self.auto_increment = cursor.fetchone()[0]
@@ -200,7 +209,7 @@ class MariaDBEngine(MySQLEngine):
         found = "MariaDB" if self.mariadb else "MySQL"
         return (
             f"The server at {self.place} is {found} {'.'.join(map(str, self.server_version))}, and the driver "
-            "'mariadb' needs MariaDB 10.7 or later. Use the driver 'mysql', or a later server."
+            "'mariadb' needs MariaDB 10.11 or later. Use the driver 'mysql', or a later server."
         )
 
 

@@ -16,6 +16,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.types.string import TextLoader
 
 from .config import Checked, places
+from .dialect import PostgresqlJSON
 from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, Engine
 
 # What PostgreSQL and CockroachDB say when work is to be repeated (https://www.postgresql.org/docs/current/
@@ -37,6 +38,8 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
     batch = 5_000
     most_parameters = 65_000  # the protocol counts them in 16 bits
     field_types = {**PooledPostgresqlDatabase.field_types, **_TYPES}
+
+    json_methods = PostgresqlJSON
 
     def __init__(self, settings: Checked) -> None:
         self.place = places(settings)

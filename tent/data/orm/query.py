@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 import peewee
 
 from .accessors import eager_loading
+from .dialect import Late
 from .errors import ArgumentError, InvalidRequestError
 from .result import Result
 from .tracking import MISSING
@@ -410,7 +411,9 @@ def _model_in(nodes: Iterable[Any]) -> Any:
             return node.model
         if isinstance(node, peewee.WrappedNode):
             waiting.append(node.node)
-        elif isinstance(node, peewee.Function):
+        elif isinstance(node, peewee.JSONPath):
+            waiting.append(node._field)  # type: ignore[attr-defined]
+        elif isinstance(node, (peewee.Function, Late)):
             waiting.extend(node.arguments or ())
         elif isinstance(node, peewee.Expression):
             waiting.extend((node.lhs, node.rhs))
