@@ -13,6 +13,7 @@ import pytest
 import servers
 
 from tent.data import dbm
+from tent.data.orm.sql import with_marks
 
 Model = dbm.declarative_base()
 
@@ -144,3 +145,8 @@ def calls_in(call: Callable[[], Any]) -> int:
     finally:
         sys.setprofile(former)
     return count
+
+
+def run_sql(engine: Any, sql: str, params: Any = ()) -> Any:
+    """Run SQL beside any session, with SQLite's `?` for its parameters on every engine; return the driver's cursor."""
+    return engine.execute_sql(with_marks(sql, params, engine.param), params)

@@ -83,7 +83,9 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         for place in range(self._host, self._host + len(self.hosts)):
             host, port = self.hosts[place % len(self.hosts)]
             try:
-                connection = pymysql.connect(database=self.database, host=host, port=port, **self.connect_params)
+                connection = pymysql.connect(
+                    database=self.database, host=host, port=port, autocommit=True, **self.connect_params
+                )
                 self._initialize(connection)
             except pymysql.OperationalError as error:
                 if error.args[0] not in _UNFIT:
@@ -220,7 +222,6 @@ def _arguments(settings: Checked) -> dict[str, Any]:
         "password": password.encode() if password else None,
         "connect_timeout": 10,
         "charset": "utf8mb4",
-        "autocommit": True,
         # An UPDATE tells how many rows it found, not how many it changed.
         "client_flag": CLIENT.FOUND_ROWS,
         **settings["options"],
