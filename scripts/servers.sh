@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Real database servers for the tests, on 127.0.0.1, on Linux. As root or as any user:
 #
-#   scripts/servers.sh start [KIND...]     installs what is missing, starts what does not run, prints the URLs of tent.data
+#   scripts/servers.sh start [KIND...]     installs what is missing, starts what is down, prints the URLs
 #   scripts/servers.sh stop [KIND...]      keeps the data
 #   scripts/servers.sh kill [KIND...]      a crash (SIGKILL) of postgresql or mariadb; "start" recovers it
 #   scripts/servers.sh wipe [KIND...]      stops, and deletes the data
 #   scripts/servers.sh status [KIND...]    exits with 3 unless all of them run
 #   scripts/servers.sh urls [KIND...]      a line for each that runs: its URL, nothing else
 #   scripts/servers.sh install [KIND...]   only installs
-#   scripts/servers.sh kill-primary | promote | rejoin           replication: a crash of the primary; the standby becomes
-#                                                                primary; the dead one becomes a standby of the new one
+#   scripts/servers.sh kill-primary | promote | rejoin           replication: a crash of the primary; the standby is
+#                                                                promoted; the dead one becomes its standby
 #   scripts/servers.sh kill-node N | stop-node N | start-node N  galera: N is 1, 2 or 3
 #
 # KIND is one of these. Without one, start, kill and install take the first two, and the others all four:

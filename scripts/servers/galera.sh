@@ -15,7 +15,11 @@ packages() { echo mariadb-server galera-4 rsync; }
 variable() { sql "$1" -N -e "SHOW GLOBAL STATUS LIKE '$2'" 2>/dev/null | cut -f2; }
 synced() { [ "$(variable "$1" wsrep_local_state_comment)$(variable "$1" wsrep_ready)" = SyncedON ]; }
 size_is() { [ "$(variable "$1" wsrep_cluster_size)" = "$2" ]; }
-state() { echo ", $(variable "$1" wsrep_cluster_status), $(variable "$1" wsrep_local_state_comment)"; }
+state() {
+  local group
+  group="$(variable "$1" wsrep_cluster_status)"
+  echo ", ${group:-no answer yet}, $(variable "$1" wsrep_local_state_comment)"
+}
 
 running_nodes() {
   local node
@@ -82,15 +86,15 @@ run_node() {
 
 # Makes a new cluster of one node, of the one that committed most if any has data.
 bootstrap() {
-  local node best="" found="" at
+  local node best="" found="" most=-1 at
   for node in "${names[@]}"; do
     configure_node "$node"
     at="$(position "$node")"
-    if [ -n "$at" ] && [ "${at##*:}" -gt "${found##*:}" ]; then best="$node" found="$at"; fi
+    if [ -n "$at" ] && [ "${at##*:}" -gt "$most" ]; then best="$node" found="$at" most="${at##*:}"; fi
   done
   if [ -z "$best" ]; then
     best=node1
-    if grep -qs '^uuid: *[0-]*[1-9a-f]' "$dir"/*/grastate.dat; then die "there are data, but none whole: see $dir, or wipe"; fi
+    if grep -qs '^uuid: *[0-]*[1-9a-f]' "$dir"/*/grastate.dat; then die "no node's data are whole, see $dir"; fi
     rm -rf -- "${dir:?}/$best"
     init_mariadb "$best" --wsrep-on=OFF
   else
@@ -98,29 +102,34 @@ bootstrap() {
   fi
   rm -f "$dir"/*/gvwstate.dat
   run_node "$best" --wsrep-new-cluster ${found:+--wsrep-start-position="$found"}
-  create_user "$best"
 }
 
 # Nodes that run without a quorum, as the others were killed: one goes on alone.
 regain() {
   local node
-  node="$(running_nodes | head -n1)"
+  read -r node < <(running_nodes)
   say "no quorum: $node goes on alone"
   sql "$node" -e "SET GLOBAL wsrep_provider_options = 'pc.bootstrap=YES'"
   until_ready "$node" 60 synced "$node"
 }
 
-# Starts node $1 of a cluster that runs, but only when the others agree on who is left: one that comes back while they
-# still wait for it to answer makes them lose their quorum for seconds.
-start_node() {
-  local at begun nodes node
-  begun="$(milliseconds)"
-  if up "$1"; then return; fi
-  any_primary || die "no node runs, or only such as have no quorum: use start"
+# Waits until the nodes that run agree on who is left. Until then they may believe in a quorum that they have lost, and
+# a node that comes back while they still wait for it to answer makes them lose theirs for seconds.
+settle() {
+  local node nodes
   nodes="$(running_nodes)"
   for node in $nodes; do until_ready "$node" 30 size_is "$node" "$(wc -w <<<"$nodes")"; done
-  [ -e "$dir/$1" ] || as_os mkdir -m 700 "$dir/$1"
+}
+
+# Starts node $1 of a cluster that runs.
+start_node() {
+  local begun at
+  begun="$(milliseconds)"
+  if up "$1"; then return; fi
+  settle
+  any_primary || die "no node runs, or only such as have no quorum: use start"
   configure_node "$1"
+  [ -e "$dir/$1" ] || as_os mkdir -m 700 "$dir/$1"
   at="$(position "$1")"
   run_node "$1" ${at:+--wsrep-start-position="$at"}
   say "$1 joined in $(($(milliseconds) - begun)) ms"
@@ -133,8 +142,13 @@ start() {
   local begun node
   begun="$(milliseconds)"
   any_up || bootstrap
+  settle
   any_primary || regain
   for node in "${names[@]}"; do start_node "$node"; done
-  for node in "${names[@]}"; do until_ready "$node" 60 size_is "$node" 3; done
+  for node in "${names[@]}"; do
+    until_ready "$node" 60 synced "$node"
+    until_ready "$node" 60 size_is "$node" 3
+  done
+  create_user node1
   say "started in $(($(milliseconds) - begun)) ms"
 }

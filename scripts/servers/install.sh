@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC1091,SC2034,SC2154
-# Installs the servers' packages with apt, without letting any run, now or after the next boot: nobody asked for a server
-# of the system's own.
+# Installs the servers' packages with apt, without letting any run, now or after the next boot: nobody asked for a
+# server of the system's own.
 
 policy=/usr/sbin/policy-rc.d
 policy_line="# By servers.sh of tent.data, for the time of an installation."

@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC1091,SC2034,SC2154
 # What all kinds of servers share. A server is a NAME in the folder $dir of its kind: its data are in NAME, its log is
-# NAME.log, and NAME.pid holds "PID STARTTIME" of it: the start time makes a PID that is another process by now harmless.
+# NAME.log, and NAME.pid holds its "PID STARTTIME": the start time makes a PID harmless that is another process by now.
 # Only what such a file names is ever signalled, nothing by name or by port.
 
 mark=.made-by-tent-servers
@@ -31,17 +31,26 @@ run_as() {
 
 as_os() { "${as[@]}" "$@"; }
 
-# One change at a time of each kind. The lock (descriptor 9) ends with this shell, so servers must not inherit it.
+own_root() {
+  [ -O "$root" ] || die "$root belongs to $(stat -c %U "$root"): set TENT_SERVERS to a folder of your own"
+}
+
+# One change at a time of each kind. The lock (descriptor 9) ends with this shell, so servers must not inherit it. A
+# wipe beside this may delete the folder at any moment until it is locked.
 lock() {
-  until [ /proc/self/fd/9 -ef "$dir" ]; do # not so when a wipe deleted the folder while this one waited
-    mkdir -p -- "$dir" || die "cannot make $dir"
-    exec 9<"$dir"
-    flock -w 300 9 || die "another servers.sh is at work on $dir"
+  local i
+  for ((i = 0; i < 100; i++)); do
+    if [ -e "$root" ] && [ ! -e "$dir" ]; then own_root; fi
+    if { mkdir -p -- "$dir" && exec 9<"$dir"; } 2>/dev/null; then
+      flock -w 300 9 || die "another servers.sh is at work on $dir"
+      if [ /proc/self/fd/9 -ef "$dir" ]; then return; fi
+    fi
   done
+  die "cannot make $dir"
 }
 
 prepare() {
-  [ -O "$root" ] || die "$root belongs to $(stat -c %U "$root"): set TENT_SERVERS to a folder of your own"
+  own_root
   [ -e "$dir/$mark" ] || [ -z "$(ls -A "$dir")" ] || die "$dir is not empty, and was not made by servers.sh"
   : >"$dir/$mark"
   if [ "$(id -u)" = 0 ]; then chown "$os" "$dir"; fi
@@ -98,25 +107,29 @@ make_data() {
 
 # Runs the command "$2..." as the server $1, under a bash that stays only to reap it: until somebody does, a killed
 # server is a zombie, for ever where process 1 is no init, and PostgreSQL takes a zombie for a server that runs.
+# The process writes its PID itself, before it becomes the server, and holds the lock until then: so no server is lost
+# when this shell is killed meanwhile.
 spawn() {
-  local name="$1" pid="" now i
-  need_port "$(port_of "$name")"
-  sweep "$name"
+  local i
+  need_port "$(port_of "$1")"
+  sweep "$1"
   echo "$port" >"$dir/port"
-  rm -f "$dir/$name.pid" "$dir/ready"
-  : >"$dir/$name.spawned"
+  rm -f "$dir/$1.pid" "$dir/ready"
   # env: what bash runs in the background ignores SIGINT and SIGQUIT unless told otherwise.
   # shellcheck disable=SC2016
-  setsid bash -c '"$@" & echo $! >"$0"; wait' "$dir/$name.spawned" "${as[@]}" \
-    env --default-signal=INT,QUIT TENT_SERVER="$dir/$name" "${@:2}" </dev/null >>"$dir/$name.log" 2>&1 9>&- &
+  setsid bash -c '
+    (
+      read -ra stat <"/proc/$BASHPID/stat"
+      echo "$BASHPID ${stat[21]}" >"$0.new" && mv "$0.new" "$0" && exec "$@" 9>&-
+    ) &
+    exec 9>&-
+    wait' "$dir/$1.pid" "${as[@]}" env --default-signal=INT,QUIT TENT_SERVER="$dir/$1" "${@:2}" \
+    </dev/null >>"$dir/$1.log" 2>&1 &
   for ((i = 0; i < 500; i++)); do
-    if read -r pid <"$dir/$name.spawned"; then break; fi
+    if [ -s "$dir/$1.pid" ]; then return; fi
     sleep 0.02
   done
-  now="$(process "${pid:-none}")"
-  [ -n "$now" ] || { tail -n20 "$dir/$name.log" >&2; die "$2 did not start"; }
-  echo "$pid ${now#* }" >"$dir/$name.spawned"
-  mv "$dir/$name.spawned" "$dir/$name.pid"
+  die "$2 did not start"
 }
 
 # Waits, for $2 seconds at most, until the command "$3..." succeeds on the server $1.

@@ -50,7 +50,7 @@ init_mariadb() {
     --auth-root-authentication-method=socket --auth-root-socket-user="$(id -un)" "${@:2}"
 }
 
-run_mariadb() { spawn "$1" mariadbd --defaults-file="$dir/$1.cnf" "${@:2}"; }
+run_mariadb() { up "$1" || spawn "$1" mariadbd --defaults-file="$dir/$1.cnf" "${@:2}"; }
 
 create_user() {
   sql "$1" <<'SQL'
@@ -65,7 +65,7 @@ start() {
   begun="$(milliseconds)"
   configure main
   [ -e "$dir/main" ] || init_mariadb main
-  up main || run_mariadb main
+  run_mariadb main
   until_ready main 60 sql main -e "SELECT 1"
   create_user main
   say "started in $(($(milliseconds) - begun)) ms"

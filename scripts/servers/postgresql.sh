@@ -24,21 +24,24 @@ installed() { [ -n "$bin" ]; }
 packages() { echo postgresql; }
 
 # Runs SQL on the server $1, as its superuser.
-psql() { as_os "$bin/psql" -X -q -At -v ON_ERROR_STOP=1 -h "$dir" -p "$(port_of "$1")" -U postgres -d postgres "${@:2}"; }
+psql() {
+  as_os "$bin/psql" -X -q -At -v ON_ERROR_STOP=1 -h "$dir" -p "$(port_of "$1")" -U postgres -d postgres "${@:2}"
+}
 
 init_pg() {
   make_data "$1" "$bin/initdb" -D "$dir/$1.new" -U postgres -E UTF8 --locale=C.UTF-8 --no-sync \
     --auth-local=trust --auth-host=scram-sha-256
 }
 
-# Starts the server $1 with the settings "$2...". All are on the command line, so none is in the copy for a standby.
+# Runs the server $1, if it does not yet, with the settings "$2...". All are on the command line, so that none gets into
+# a standby's copy of the data.
 run_pg() {
   local settings=(
     "listen_addresses=127.0.0.1" "unix_socket_directories=$dir" "port=$(port_of "$1")" "max_connections=200"
     "shared_buffers=32MB" "timezone=UTC" "log_timezone=UTC" "${@:2}"
   )
   if [ "$fsync" = off ]; then settings+=("fsync=off" "synchronous_commit=off" "full_page_writes=off"); fi
-  spawn "$1" "$bin/postgres" -D "$dir/$1" "${settings[@]/#/-c}"
+  up "$1" || spawn "$1" "$bin/postgres" -D "$dir/$1" "${settings[@]/#/-c}"
   until_ready "$1" 60 psql "$1" -c "SELECT 1"
 }
 
@@ -55,7 +58,7 @@ start() {
   local begun
   begun="$(milliseconds)"
   [ -e "$dir/main" ] || init_pg main
-  up main || run_pg main
+  run_pg main
   create_user main
   say "started in $(($(milliseconds) - begun)) ms"
 }

@@ -33,10 +33,8 @@ make_standby() {
 start_primary() {
   local one
   one="$(primary)"
-  if ! up "$one"; then
-    [ -e "$dir/$one" ] || init_pg "$one"
-    run_one "$one" "$(standby)"
-  fi
+  [ -e "$dir/$one" ] || init_pg "$one"
+  run_one "$one" "$(standby)"
   make_primary "$one"
   create_user "$one"
 }
@@ -44,11 +42,9 @@ start_primary() {
 start_standby() {
   local one
   one="$(standby)"
-  if ! up "$one"; then
-    # Without the file it is no standby: it was never there, or was the primary before the other one.
-    [ -e "$dir/$one/standby.signal" ] || make_standby "$one" "$(primary)"
-    run_one "$one" "$(primary)"
-  fi
+  # Without the file it is no standby: it was never there, or was the primary before the other one.
+  up "$one" || [ -e "$dir/$one/standby.signal" ] || make_standby "$one" "$(primary)"
+  run_one "$one" "$(primary)"
   until_ready "$one" 30 streaming
 }
 
@@ -82,6 +78,7 @@ rejoin() {
 }
 
 state() {
-  psql "$1" -c "SELECT CASE WHEN pg_is_in_recovery() THEN ', standby at ' || coalesce(pg_last_wal_replay_lsn()::text, '-')
+  psql "$1" -c "SELECT CASE WHEN pg_is_in_recovery()
+    THEN ', standby at ' || coalesce(pg_last_wal_replay_lsn()::text, '-')
     ELSE ', primary at ' || pg_current_wal_lsn() END" 2>/dev/null || true
 }
