@@ -99,6 +99,7 @@ need_port() {
 
 # Makes the data of server $1 with the command "$2...", which fills $dir/$1.new: data are whole or not there at all.
 make_data() {
+  before_delete "$1.new"
   rm -rf -- "$dir/$1.new"
   as_os mkdir -m 700 "$dir/$1.new"
   as_os "${@:2}" </dev/null >"$dir/$1.make.log" 2>&1 || { cat "$dir/$1.make.log" >&2; die "$2 failed"; }
@@ -208,13 +209,16 @@ stop() {
   for ((i = ${#names[@]} - 1; i >= 0; i--)); do halt "${names[i]}"; done
 }
 
-# What a kind has to clear away before the data of the server $1 are deleted.
+# What a kind has to clear away before the data in $dir/$1 are deleted.
 before_delete() { :; }
 
 wipe() {
   local name
   stop
-  for name in "${names[@]}"; do before_delete "$name"; done
+  for name in "${names[@]}"; do
+    before_delete "$name"
+    before_delete "$name.new"
+  done
   rm -rf -- "$dir"
   rmdir -- "$root" 2>/dev/null || true
   say "wiped"

@@ -63,7 +63,7 @@ start() {
   say "started in $(($(milliseconds) - begun)) ms"
 }
 
-# A killed server leaves a segment of shared memory, which only its next start on the same data would clear away.
+# A killed server or initdb leaves a segment of shared memory, which only a next start on its data would clear away.
 before_delete() {
   local key id
   [ -e "$dir/$1/postmaster.pid" ] || return 0
