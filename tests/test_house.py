@@ -199,6 +199,7 @@ def test_the_door_offers_this() -> None:
         # errors
         "ArgumentError",
         "CircularDependencyError",
+        "CommitInDoubtError",
         "ConcurrentUseError",
         "DBConfigurationException",
         "DataLayerError",

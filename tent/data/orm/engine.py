@@ -156,9 +156,6 @@ class Engine(Pool):
     def get_context_options(self) -> dict[str, Any]:
         return {**super().get_context_options(), "engine": self}
 
-    def get_context_options(self) -> dict[str, Any]:
-        return {**super().get_context_options(), "engine": self}
-
     # A session's twin
 
     def private(self, run: Callable[[Any], BufferedCursor] | None = None) -> Engine:
