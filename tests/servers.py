@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
+
+import peewee
 
 from tent.data import dbm
 
@@ -70,4 +73,5 @@ def _end_others(engine: Any) -> None:
     else:
         found = engine.execute_sql("SELECT id FROM information_schema.processlist WHERE db = %s", (NAME,))
         for (number,) in found.fetchall():
-            engine.execute_sql(f"KILL {number}")
+            with contextlib.suppress(peewee.OperationalError):  # it has ended meanwhile
+                engine.execute_sql(f"KILL {number}")
