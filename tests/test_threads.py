@@ -186,7 +186,7 @@ def test_the_first_thread_is_not_disturbed_by_one_that_is_refused(engine: Any, s
     with in_the_middle_of(engine, session.commit):
         with pytest.raises(dbm.ConcurrentUseError):
             session.rollback()
-    assert engine.execute_sql("SELECT name FROM people").fetchall() == [("new",)]
+    assert list(engine.execute_sql("SELECT name FROM people")) == [("new",)]
 
 
 def test_following_a_relation_is_refused_too(engine: Any, session: Any, person: Person) -> None:
@@ -205,7 +205,7 @@ def test_reading_and_setting_columns_is_allowed_at_any_time(engine: Any, session
         assert person.name == "Jo"
         person.score = 3
     session.commit()
-    assert engine.execute_sql("SELECT score FROM people").fetchall() == [(3,)]
+    assert list(engine.execute_sql("SELECT score FROM people")) == [(3,)]
 
 
 def test_a_session_may_be_handed_from_thread_to_thread(engine: Any, session: Any) -> None:
@@ -223,7 +223,7 @@ def test_a_session_may_be_handed_from_thread_to_thread(engine: Any, session: Any
     in_thread(go_on)
     session.commit()
     assert person.name == "Flo"
-    assert engine.execute_sql("SELECT name FROM people").fetchall() == [("Flo",)]
+    assert list(engine.execute_sql("SELECT name FROM people")) == [("Flo",)]
 
 
 def test_a_thread_can_close_the_session_of_another_one(engine: Any, session: Any, other: Any) -> None:
@@ -236,7 +236,7 @@ def test_a_thread_can_close_the_session_of_another_one(engine: Any, session: Any
     session.close()
     other.add(Person(name="Flo"))
     other.commit()
-    assert engine.execute_sql("SELECT name FROM people").fetchall() == [("Flo",)]
+    assert list(engine.execute_sql("SELECT name FROM people")) == [("Flo",)]
 
 
 def test_hooks_and_callbacks_of_the_same_thread_may_use_the_session(engine: Any, session: Any) -> None:
@@ -294,8 +294,8 @@ def test_8_threads_each_with_a_session_write_and_read_their_own(engine: Any) -> 
         return work
 
     run_all([worker(str(number)) for number in range(8)])
-    found = engine.execute_sql("SELECT name, COUNT(*) FROM people GROUP BY name ORDER BY name").fetchall()
-    assert found == [(str(number), 10) for number in range(8)]
+    found = engine.execute_sql("SELECT name, COUNT(*) FROM people GROUP BY name ORDER BY name")
+    assert list(found) == [(str(number), 10) for number in range(8)]
 
 
 def test_a_database_in_memory_is_one_for_all_threads(engine: Any, person: Person) -> None:
@@ -323,7 +323,7 @@ def test_a_writer_waits_for_another_threads_transaction_to_end(
     assert started.wait(WAIT)
     session.commit()
     thread.join(WAIT)
-    assert engine.execute_sql("SELECT score FROM people").fetchall() == [(11,)]
+    assert list(engine.execute_sql("SELECT score FROM people")) == [(11,)]
 
 
 def test_a_session_that_was_dropped_in_a_transaction_frees_the_database_for_other_threads(
@@ -340,7 +340,7 @@ def test_a_session_that_was_dropped_in_a_transaction_frees_the_database_for_othe
 
     in_thread(drop)
     in_thread(write)
-    assert engine.execute_sql("SELECT score FROM people").fetchall() == [(1,)]
+    assert list(engine.execute_sql("SELECT score FROM people")) == [(1,)]
 
 
 def test_a_session_that_is_dropped_after_its_engine_was_closed_is_quiet(
