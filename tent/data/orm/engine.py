@@ -298,6 +298,7 @@ class Engine(Pool):
             raise peewee.DataError(f"a value can't be passed to the database: {error}") from error
         except peewee.PeeweeException as error:
             close_quietly(self._cursor)
+            self._note_failure(error)
             if self.is_lost():
                 reason = error.args[-1] if error.args else type(error).__name__
                 error.args = (f"The connection to the database is lost, and with it what was not committed: {reason}",)
@@ -306,6 +307,9 @@ class Engine(Pool):
             # A hook or Ctrl-C may have failed after the statement: unread rows would keep the transaction open.
             close_quietly(self._cursor)
             raise
+
+    def _note_failure(self, error: peewee.PeeweeException) -> None:
+        """Learn what an error has left of the connection and its transaction, where the driver does not tell."""
 
     def parse(self, query: Any, **options: Any) -> tuple[str, list[Any]]:
         """Return the SQL of a Peewee query, or of a part of one, and its parameters."""

@@ -130,15 +130,7 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
             close_quietly(self._state.conn)  # else the rows that are left would be read
         close_quietly(cursor)
 
-    def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
-        try:
-            return super()._execute_cursor(sql, params, **options)
-        except peewee.PeeweeException as error:
-            self._note_failure(error)
-            raise
-
     def _note_failure(self, error: peewee.PeeweeException) -> None:
-        """Learn what an error has left of the transaction, of which its message says nothing."""
         if self._state.closed:
             return
         connection = self._state.conn
