@@ -13,6 +13,7 @@ import pytest
 import servers
 
 from tent.data import dbm
+from tent.data.orm.config import read_url
 from tent.data.orm.sql import with_marks
 
 Model = dbm.declarative_base()
@@ -145,6 +146,28 @@ def calls_in(call: Callable[[], Any]) -> int:
     finally:
         sys.setprofile(former)
     return count
+
+
+@contextmanager
+def opened(engine: Any) -> Iterator[list[Any]]:
+    """Collect the connections that an engine opens."""
+    found: list[Any] = []
+    open_one = engine._open
+
+    def note() -> Any:
+        found.append(open_one())
+        return found[-1]
+
+    engine._open = note
+    try:
+        yield found
+    finally:
+        del engine._open
+
+
+def with_settings(config: Any, **settings: Any) -> dict[str, Any]:
+    """Return a config, mapping or URL, as a mapping that has other settings, too."""
+    return {**(read_url(config) if isinstance(config, str) else config), **settings}
 
 
 def run_sql(engine: Any, sql: str, params: Any = ()) -> Any:
