@@ -126,8 +126,10 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         return self.execute_first(sql, params, named_cursor=SSCursor)
 
     def close_stream(self, cursor: Any) -> None:
-        if getattr(cursor._result, "unbuffered_active", False):
-            close_quietly(self._state.conn)  # else the rows that are left would be read
+        result = cursor._result
+        if getattr(result, "unbuffered_active", False):
+            close_quietly(self._state.conn)  # else the rows that are left would be read,
+            result.unbuffered_active = False  # which PyMySQL would try even so, at the end of the result
         close_quietly(cursor)
 
     def _note_failure(self, error: peewee.PeeweeException) -> None:
