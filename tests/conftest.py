@@ -165,9 +165,10 @@ def opened(engine: Any) -> Iterator[list[Any]]:
         del engine._open
 
 
-def with_settings(config: Any, **settings: Any) -> dict[str, Any]:
-    """Return a config, mapping or URL, as a mapping that has other settings, too."""
-    return {**(read_url(config) if isinstance(config, str) else config), **settings}
+def with_settings(config: Any, options: Any = None, **settings: Any) -> dict[str, Any]:
+    """Return a config, mapping or URL, as a mapping that has other settings, and options of the driver, too."""
+    found = {**(read_url(config) if isinstance(config, str) else config), **settings}
+    return {**found, "options": {**found.get("options", {}), **options}} if options else found
 
 
 def run_sql(engine: Any, sql: str, params: Any = ()) -> Any:
