@@ -13,15 +13,13 @@ from conftest import Model, Note, Person, collected, with_settings
 
 from tent.data import dbm
 
-
-# What keeps all others from writing to the table of people, and what ends that
+# What keeps all others from writing to the table of people
 LOCK = {
     "sqlite": ["BEGIN IMMEDIATE"],
     "postgresql": ["BEGIN", "LOCK TABLE people IN ACCESS EXCLUSIVE MODE"],
     "mariadb": ["LOCK TABLES people WRITE"],
     "mysql": ["LOCK TABLES people WRITE"],
 }
-UNLOCK = {"sqlite": "ROLLBACK", "postgresql": "ROLLBACK", "mariadb": "UNLOCK TABLES", "mysql": "UNLOCK TABLES"}
 
 # Settings with which an engine gives up at once when what it wants is locked
 HASTY: dict[str, Any] = {
@@ -38,7 +36,10 @@ def lock(engine: Any) -> None:
 
 
 def unlock(engine: Any) -> None:
-    engine.execute_sql(UNLOCK[engine.kind])
+    if isinstance(engine, peewee.MySQLDatabase):
+        engine.execute_sql("UNLOCK TABLES")
+    else:
+        engine.rollback()
 
 
 def names(engine: Any) -> list[str]:
@@ -53,8 +54,7 @@ def can_write(program: Any) -> bool:
     except peewee.OperationalError:
         return False
     finally:
-        if program.has_transaction() or program.kind != "sqlite":
-            unlock(program)
+        unlock(program)
     return True
 
 
