@@ -69,6 +69,8 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
             timeout=settings["pool_timeout"],
             **_arguments(settings),
         )
+        self._read_timeout = self.connect_params.pop("read_timeout", None)
+        self.connect_params["read_timeout"] = self.connect_params["connect_timeout"]
         self.open_books(settings["echo"])
 
     def diagnosis(self, problem: str) -> str:
@@ -87,6 +89,8 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
                     database=self.database, host=host, port=port, autocommit=True, **self.connect_params
                 )
                 self._initialize(connection)
+                # Until here it was that for connecting, which PyMySQL takes for the TCP connection only.
+                connection._read_timeout = self._read_timeout
             except pymysql.OperationalError as error:
                 if error.args[0] not in _UNFIT:
                     raise

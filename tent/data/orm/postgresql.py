@@ -141,6 +141,13 @@ class CockroachEngine(PostgresqlEngine, PooledCockroachDatabase):  # type: ignor
     kind = "cockroachdb"
     field_types = {**PooledCockroachDatabase.field_types, **_TYPES}
 
+    def unfit(self) -> str | None:
+        with self.connection_context():
+            found = self.execute_sql("SELECT version()").fetchone()[0]
+        if found.startswith("CockroachDB"):
+            return None
+        return f"The server at {self.place} is {found.split(' (')[0]}: use the driver 'postgresql'."
+
     def new_keys(self, count: int) -> list[Any]:
         # unique_rowid() gives unique numbers, and promises no order for the rows of one statement.
         return [key for (key,) in self.fetch("SELECT unique_rowid() FROM generate_series(1, %s)", (count,)).rows]
