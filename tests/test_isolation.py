@@ -109,7 +109,7 @@ def test_sqlite_is_serializable_whatever_is_asked_for(engine: Any, level: str) -
 
 def test_within_atomic_the_level_is_that_blocks(engine: Any) -> None:
     with engine.atomic(), dbm.open_session(engine, isolation_level="SERIALIZABLE") as session:
-        with pytest.raises(dbm.InvalidRequestError, match="engine.atomic"):
+        with pytest.raises(dbm.InvalidRequestError, match=r"engine\.atomic"):
             session.begin()
 
 
