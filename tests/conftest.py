@@ -13,7 +13,6 @@ import pytest
 import servers
 
 from tent.data import dbm
-from tent.data.orm.config import read_url
 from tent.data.orm.sql import with_marks
 
 Model = dbm.declarative_base()
@@ -183,7 +182,7 @@ def opened(engine: Any) -> Iterator[list[Any]]:
 
 def with_settings(config: Any, options: Any = None, **settings: Any) -> dict[str, Any]:
     """Return a config, mapping or URL, as a mapping that has other settings, and options of the driver, too."""
-    found = {**(read_url(config) if isinstance(config, str) else config), **settings}
+    found = {**(servers.mapping(config) if isinstance(config, str) else config), **settings}
     return {**found, "options": {**found.get("options", {}), **options}} if options else found
 
 
