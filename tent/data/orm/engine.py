@@ -259,6 +259,10 @@ class Engine(Pool):
         """Return the type of an array of a field's values, if they can go as one."""
         return None
 
+    def takes_name(self, name: str) -> bool:
+        """Tell whether a name of a table or column is short enough."""
+        return True
+
     def new_keys(self, count: int) -> list[Any]:
         """Return new generated keys, if they have to be known before the rows are inserted."""
         return []

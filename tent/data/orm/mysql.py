@@ -137,6 +137,9 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
             result.unbuffered_active = False  # which PyMySQL would try even so, at the end of the result
         close_quietly(cursor)
 
+    def takes_name(self, name: str) -> bool:
+        return len(name) <= 64
+
     def _note_failure(self, error: peewee.PeeweeException) -> None:
         if self._state.closed:
             return

@@ -72,6 +72,9 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
     def is_gone(self, connection: Any) -> bool:
         return bool(connection.closed)
 
+    def takes_name(self, name: str) -> bool:
+        return len(name.encode()) <= 63  # the rest of a longer one it cuts off
+
     def trial(self, table: str, column: Any) -> str:
         return f"UPDATE {table} SET {column.sql} = {column.placeholder} WHERE FALSE"
 

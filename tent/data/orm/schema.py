@@ -22,6 +22,7 @@ def install_tables(engine: Engine, models: Any = None) -> list[str]:
     """
     wanted = _models(models)
     with _transaction(engine) as database:
+        _check_names(database, wanted)
         existing = _existing(database, wanted)
         created = [model for model in sort_models(wanted) if _place(model) not in existing]
         _create_tables(database, created)
@@ -39,8 +40,11 @@ def uninstall_tables(engine: Engine, models: Any = None) -> list[str]:
     with _transaction(engine) as database:
         existing = _existing(database, wanted)
         doomed = [model for model in reversed(sort_models(wanted)) if _place(model) in existing]
-        for field in _deferred(doomed) if database.adds_foreign_keys else ():
-            _drop_foreign_key(database, field)
+        for field in _deferred(doomed):
+            if database.adds_foreign_keys:
+                _drop_foreign_key(database, field)
+            elif field.null:  # SQLite drops no foreign key, and no row that another refers to
+                field.model.update({field: None}).execute(database)
         for model in doomed:
             _Schema(model, database).drop_table(safe=True)
     return [model._meta.table_name for model in doomed]
@@ -56,6 +60,18 @@ def _models(models: Any) -> list[type[ModelRoot]]:
         if not isinstance(model, type) or not issubclass(model, ModelRoot):
             raise ArgumentError(f"{model!r} is no model; give classes that inherit from dbm.Base.")
     return found
+
+
+def _check_names(database: Engine, models: Iterable[Any]) -> None:
+    """Raise `ArgumentError` for a name that the database would refuse, or cut off and then not find again."""
+    for model in models:
+        meta = model._meta
+        for name in (meta.table_name, *(field.column_name for field in meta.sorted_fields)):
+            if not database.takes_name(name):
+                raise ArgumentError(
+                    f"{name!r} of {model.__name__} is too long a name for {database.kind}. Shorten it: a table's name "
+                    "is set by __tablename__, and a column's by column_name of its field."
+                )
 
 
 def _existing(database: Engine, models: Iterable[Any]) -> set[tuple[str | None, str]]:
