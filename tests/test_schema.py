@@ -238,7 +238,7 @@ def test_installing_within_atomic_commits_it_on_mariadb(engine: Any) -> None:
     assert not engine.in_transaction()
 
 
-def test_tables_that_refer_to_each_other_can_be_installed(engine: Any) -> None:
+def test_tables_that_refer_to_each_other_can_be_installed_and_uninstalled(engine: Any) -> None:
     base = dbm.declarative_base()
 
     class Egg(base):  # type: ignore[misc,valid-type]
@@ -250,6 +250,10 @@ def test_tables_that_refer_to_each_other_can_be_installed(engine: Any) -> None:
     assert sorted(dbm.install_tables(engine, models=base)) == ["eggs", "hen_of_eggs"]
     assert dbm.install_tables(engine, models=base) == []
     assert [key.dest_table for key in engine.get_foreign_keys("eggs")] == ["hen_of_eggs"]
+    with dbm.transaction(engine) as session:
+        egg = Egg()
+        egg.laid_by = HenOfEgg(hatched_from=egg)
+        session.add(egg)
     assert sorted(dbm.uninstall_tables(engine, models=base)) == ["eggs", "hen_of_eggs"]
     assert engine.get_tables() == []
 
@@ -294,6 +298,52 @@ def test_several_processes_can_uninstall_at_once(engine: Any, config: Any) -> No
         dbm.install_tables(engine, models=[User, Profile])
         said = run_in_processes(config, "dbm.uninstall_tables(engine)")
         assert said == ["['profiles', 'users']", "[]", "[]"]
+
+
+LONG = "a" * 63  # as PostgreSQL takes it; MariaDB and MySQL take one more
+
+
+def test_names_may_be_as_long_as_every_database_takes_them(engine: Any) -> None:
+    base = dbm.declarative_base()
+
+    class One(base):  # type: ignore[misc,valid-type]
+        __tablename__ = "a" * 55  # MariaDB adds "_ibfk_1" to it, for its foreign key
+        other = peewee.DeferredForeignKey("Two", null=True, column_name="b" * 63)
+        name = peewee.CharField(unique=True, column_name="c" * 63)
+
+    class Two(base):  # type: ignore[misc,valid-type]
+        __tablename__ = "d" * 55
+        one = peewee.ForeignKeyField(One, null=True, column_name="e" * 63)
+
+    assert sorted(dbm.install_tables(engine, models=base)) == ["a" * 55, "d" * 55]
+    assert dbm.install_tables(engine, models=base) == []
+    with dbm.transaction(engine) as session:
+        one = One(name="Ann")
+        one.other = Two(one=one)
+        session.add(one)
+    with dbm.open_session(engine) as session:
+        assert session.query(One).filter_by(name="Ann").one().other.one.name == "Ann"
+    assert sorted(dbm.uninstall_tables(engine, models=base)) == ["a" * 55, "d" * 55]
+    assert engine.get_tables() == []
+
+
+@pytest.mark.databases("servers")
+@pytest.mark.parametrize("names", [(LONG + "aa", "name"), ("fruits", LONG + "aa")])
+def test_a_name_that_a_server_would_cut_off_is_refused_before_anything_is_created(
+    engine: Any, names: tuple[str, str]
+) -> None:
+    base = dbm.declarative_base()
+
+    class Fine(base):  # type: ignore[misc,valid-type]
+        pass
+
+    class TooLong(base):  # type: ignore[misc,valid-type]
+        __tablename__ = names[0]
+        name = peewee.CharField(column_name=names[1])
+
+    with pytest.raises(dbm.ArgumentError, match=rf"'{LONG}aa' of TooLong is too long .* (__tablename__|column_name)"):
+        dbm.install_tables(engine, models=[Fine, TooLong])
+    assert engine.get_tables() == []
 
 
 # Uninstalling
