@@ -2002,7 +2002,7 @@ def test_an_error_that_a_listener_swallows_fails_the_flush_on_postgresql(session
     listen(session, "before_flush", write)
     document = Document(title="a")
     session.add(document)
-    with pytest.raises(peewee.InternalError, match="aborted"):
+    with pytest.raises(peewee.InternalError, match="has failed, and PostgreSQL takes no more after that"):
         session.commit()
     assert (session.new, session.in_transaction(), titles(session)) == ([document], False, [])
     dbm.unlisten(session, "before_flush", write)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import peewee
@@ -217,6 +218,35 @@ def test_a_begin_block_whose_flush_fails_rolls_back(session: dbm.Session) -> Non
     assert not session.in_transaction()
     assert session.new == []
     assert session.query(Person).count() == 0
+
+
+@pytest.mark.databases("sqlite", "mariadb", "mysql")
+def test_a_transaction_goes_on_after_a_statement_that_failed(session: dbm.Session) -> None:
+    with session.begin():
+        session.add(Person(name="Jo"))
+        fails(session, "SELECT nothing FROM people")
+        session.add(Person(name="Al"))
+    assert session.query(Person).count() == 2
+
+
+@pytest.mark.databases("postgresql")
+def test_a_transaction_of_postgresql_takes_nothing_after_a_statement_that_failed(session: dbm.Session) -> None:
+    with pytest.raises(peewee.InternalError, match=r"PostgreSQL takes no more .* begin_nested\(\)"):
+        with session.begin():
+            session.add(Person(name="Jo"))
+            fails(session, "SELECT nothing FROM people")
+            session.query(Person).count()
+    assert not session.in_transaction()
+    assert session.query(Person).count() == 0
+
+
+def test_a_transaction_goes_on_after_a_statement_that_failed_in_a_savepoint(session: dbm.Session) -> None:
+    with session.begin():
+        session.add(Person(name="Jo"))
+        with suppress(peewee.DatabaseError), session.begin_nested():
+            session.execute("SELECT nothing FROM people")
+        session.add(Person(name="Al"))
+    assert session.query(Person).count() == 2
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])
