@@ -26,7 +26,7 @@ from .statements import Insert, Update, are_arrays
 _RETRYABLE = re.compile(r"40001|40P01|55P03|57P0[1235]|53300|25006|08...")
 _AMBIGUOUS = "40003"  # https://www.cockroachlabs.com/docs/stable/transaction-retry-error-reference
 _FAILED = (
-    "a statement in the transaction has failed, and PostgreSQL takes no more after that. Roll back; what may fail is "
+    "a statement in it has failed, and PostgreSQL takes no more after that. Roll back; what may fail is "
     "tried in `with session.begin_nested():`."
 )
 _numbers = itertools.count(1)
@@ -142,7 +142,7 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
 
     def _note_failure(self, error: peewee.PeeweeException) -> None:
         if getattr(getattr(error, "orig", None), "sqlstate", None) == "25P02":
-            error.args = (f"The statement was not run: {_FAILED}",)
+            error.args = (f"The transaction is aborted: {_FAILED}",)
 
     def _status(self) -> Any:
         return TransactionStatus.UNKNOWN if self._state.closed else self._state.conn.pgconn.transaction_status
