@@ -10,7 +10,7 @@ import peewee
 from .change import Change
 from .engine import Engine
 from .errors import FlushError, StaleDataError, explain, shown
-from .mapper import mapper_of, where_equal
+from .mapper import Column, Mapper, mapper_of, where_equal
 
 _REMEDY = (
     "This typically happens when another session has changed or deleted the row meanwhile: roll back, load the object "
@@ -54,19 +54,28 @@ def _with_value(database: Engine, instance: Any, error: Exception) -> Exception:
     if isinstance(error, (peewee.IntegrityError, peewee.OperationalError)):
         return error
     mapper = mapper_of(type(instance), database)
-    for column in mapper.columns:
+    told = database.column_in(error)
+    for column in [column for column in mapper.columns if told in (None, column.field.column_name)]:
         value = instance.__data__.get(column.name)
-        try:
-            if not isinstance(value, peewee.Node):
-                with database.attempt():
-                    database.execute_sql(database.trial(mapper.table, column), [column.encoded_one(value)])
-        except Exception as its_own:
+        its_own = error if told else _failure(database, mapper, column, value)
+        if its_own is not None:
             if str(column) in str(error):
                 return error
             named = peewee.DataError(f"{column} can't hold {shown(value)}: {its_own}")
             named.__cause__ = error
             return named
     return error
+
+
+def _failure(database: Engine, mapper: Mapper, column: Column, value: Any) -> Exception | None:
+    """Return the error with which the database, or its driver, refuses a value for a column."""
+    if not isinstance(value, peewee.Node):
+        try:
+            with database.attempt():
+                database.execute_sql(database.trial(mapper.table, column), [column.encoded_one(value)])
+        except Exception as error:
+            return error
+    return None
 
 
 def _culprit(

@@ -271,6 +271,10 @@ class Engine(Pool):
         """Return SQL that shows, without writing anything, whether a value can be put into a column."""
         return f"SELECT {column.placeholder}"
 
+    def column_in(self, error: Exception) -> str | None:
+        """Return the name of the column that an error says can't hold a value, if the database's errors do."""
+        return None
+
     def attempt(self) -> AbstractContextManager[Any]:
         """Return a block after whose failure the transaction can go on: where need be, and with care, a savepoint."""
         savepoint: AbstractContextManager[Any] = self.savepoint() if self.is_careful else contextlib.nullcontext()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,13 @@ _CONFLICTS = frozenset((1020, 1040, 1205, 1213))
 # there, or has closed the connection
 _UNFIT = frozenset((1047, 1053, 1180, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 4031))
 _DIAGNOSES = {1044: REFUSED, 1045: REFUSED, 1130: REFUSED, 1698: REFUSED, 1049: NO_DATABASE}
+# Errors that PyMySQL takes for operational: a CHECK that failed (MySQL's, MariaDB's), a column left out that has no
+# default; a time that there is not, a division by zero, a number out of range
+_CLASSES = {
+    **dict.fromkeys((1364, 3819, 4025), peewee.IntegrityError),
+    **dict.fromkeys((1292, 1365, 1690), peewee.DataError),
+}
+_COLUMN = re.compile(r".* for column (?:`.*`\.)?['`](.+)['`] at row \d+", re.DOTALL)
 _OLDEST = (10, 11)  # UUID came with 10.7, the collation with 10.10
 # By the characters, and by the letters whatever their case; accents count
 _COLLATIONS = {
@@ -141,7 +149,14 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
             return super()._execute_cursor(sql, params, **options)
         except peewee.PeeweeException as error:
             self._note_failure(error)
-            raise
+            kind = _CLASSES.get(_number(error))
+            if kind is None or isinstance(error, kind):
+                raise
+            raise kind(error.orig, *error.args) from error.orig  # type: ignore[attr-defined]
+
+    def column_in(self, error: Exception) -> str | None:
+        found = _COLUMN.match(str(error))
+        return found[1] if found else None
 
     def _note_failure(self, error: peewee.PeeweeException) -> None:
         """Learn what an error has left of the transaction, of which its message says nothing."""
