@@ -61,10 +61,15 @@ def _with_value(database: Engine, instance: Any, error: Exception) -> Exception:
         if its_own is not None:
             if str(column) in str(error):
                 return error
-            named = peewee.DataError(f"{column} can't hold {shown(value)}: {its_own}")
+            named = peewee.DataError(f"{column} can't hold {shown(value)}: {_reason(its_own)}")
             named.__cause__ = error
             return named
     return error
+
+
+def _reason(error: Exception) -> str:
+    """Return the message of an error, without the number that some drivers' errors have."""
+    return str(error.args[-1]) if error.args else type(error).__name__
 
 
 def _failure(database: Engine, mapper: Mapper, column: Column, value: Any) -> Exception | None:

@@ -155,7 +155,7 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
             raise kind(error.orig, *error.args) from error.orig  # type: ignore[attr-defined]
 
     def column_in(self, error: Exception) -> str | None:
-        found = _COLUMN.match(str(error))
+        found = _COLUMN.match(str(error.args[-1])) if error.args else None
         return found[1] if found else None
 
     def _note_failure(self, error: peewee.PeeweeException) -> None:
