@@ -507,7 +507,9 @@ def test_a_server_refuses_what_is_too_large_for_a_column(session: dbm.Session, n
     item, good = saved(session, Item(code="a"), Item(code="b"))
     setattr(item, name, value)
     setattr(good, name, "7")
-    with pytest.raises(peewee.DataError, match=rf"(?s)Item\.{name} .*while updating <Item id=1 ") as caught:
+    with pytest.raises(
+        peewee.DataError, match=rf"(?s)Item\.{name} .*can't hold \S+: \w.*while updating <Item id=1 "
+    ) as caught:
         session.flush()
     assert caught.value.object is item  # type: ignore[attr-defined]
     session.rollback()
@@ -541,16 +543,6 @@ def test_mariadb_and_mysql_refuse_an_infinite_number(session: dbm.Session) -> No
     item = Item(code="a", weight=float("inf"))
     session.add(item)
     with pytest.raises(peewee.DataError, match=r"Item\.weight .*can't hold inf.*while inserting <Item ") as caught:
-        session.flush()
-    assert caught.value.object is item  # type: ignore[attr-defined]
-    session.rollback()
-
-
-@pytest.mark.databases("servers")
-def test_a_time_with_a_zone_is_refused_where_the_column_would_take_it_off(session: dbm.Session) -> None:
-    item = Item(code="a", moment=datetime.datetime(2020, 1, 1, 12, tzinfo=datetime.timezone.utc))
-    session.add(item)
-    with pytest.raises(peewee.DataError, match=r"Item\.moment .*no time zones.*while inserting <Item ") as caught:
         session.flush()
     assert caught.value.object is item  # type: ignore[attr-defined]
     session.rollback()
