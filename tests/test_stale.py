@@ -7,7 +7,7 @@ from typing import Any
 
 import peewee
 import pytest
-from conftest import Person
+from conftest import Person, as_sqlite, verbs
 
 from tent.data import dbm
 
@@ -142,8 +142,8 @@ def test_an_update_checks_the_version_and_counts_it_in_one_statement(
     page.text = "two"
     with statements() as ran:
         session.commit()
-    assert [sql.split()[0] for sql in ran] == ["BEGIN", "UPDATE", "COMMIT"]
-    assert ran[1].endswith('WHERE "id" = ? AND "version" = ?')
+    assert verbs(ran) == ["BEGIN", "UPDATE", "COMMIT"]
+    assert as_sqlite(ran[1]).endswith('WHERE "id" = ? AND "version" = ?')
 
 
 def test_an_update_over_an_update_of_another_session_raises_and_names_both_versions(
