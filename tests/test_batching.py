@@ -255,7 +255,9 @@ def test_a_model_with_only_a_key_column_is_inserted(session: Any, engine: Any) -
 # Values that the database makes
 
 
-def test_a_database_default_is_read_back_in_the_flush(session: Any, statements: Callable[[], Any]) -> None:
+def test_a_database_default_is_read_back_in_the_flush(
+    session: Any, engine: Any, statements: Callable[[], Any]
+) -> None:
     one, two = Defaulted(name="one"), Defaulted(name="two", state="old")
     session.add_all([one, two])
     with statements() as ran:
@@ -263,7 +265,8 @@ def test_a_database_default_is_read_back_in_the_flush(session: Any, statements: 
         found = (one.state, one.rank, two.state, two.rank)
     assert found == ("new", 42, "old", 42)
     assert writes(ran) == ["INSERT", "INSERT"]
-    assert not [sql for sql in ran if sql.startswith("SELECT")]
+    reads = [sql for sql in ran if sql.startswith("SELECT")]
+    assert len(reads) == (0 if engine.returns_inserted else 2)
 
 
 def test_database_defaults_of_many_rows_take_one_statement(session: Any, statements: Callable[[], Any]) -> None:
