@@ -255,9 +255,7 @@ def test_a_model_with_only_a_key_column_is_inserted(session: Any, engine: Any) -
 # Values that the database makes
 
 
-def test_a_database_default_is_read_back_in_the_flush(
-    session: Any, engine: Any, statements: Callable[[], Any]
-) -> None:
+def test_a_database_default_is_read_back_in_the_flush(session: Any, engine: Any, statements: Callable[[], Any]) -> None:
     one, two = Defaulted(name="one"), Defaulted(name="two", state="old")
     session.add_all([one, two])
     with statements() as ran:
