@@ -170,6 +170,22 @@ def test_a_delete_over_an_update_of_another_session_raises(session: Any, other: 
     assert rows(engine, "SELECT text FROM pages") == [("theirs",)]
 
 
+@pytest.mark.databases("servers")
+@pytest.mark.parametrize(("sql", "says"), [
+    ("UPDATE pages SET version = 2", r"loaded with version 1, and its row has 2 now"),
+    ("DELETE FROM pages", r"row of <Page id=1 .* is gone"),
+])  # fmt: skip
+def test_a_stale_row_is_named_in_a_transaction_that_has_read_it_before(
+    session: Any, engine: Any, page: Page, sql: str, says: str
+) -> None:
+    with pytest.raises(dbm.StaleDataError, match=says) as caught:
+        with session.begin():
+            session.refresh(page)
+            engine.execute_sql(sql)
+            page.text = "mine"
+    assert caught.value.object is page
+
+
 def test_one_stale_row_among_many_is_found_and_named(session: Any, engine: Any) -> None:
     pages = [Page(text=str(number)) for number in range(20)]
     session.add_all(pages)

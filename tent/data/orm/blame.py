@@ -101,10 +101,12 @@ def _culprit(
 
 def name_stale(database: Engine, error: StaleDataError, changes: Sequence[Change]) -> StaleDataError:
     """Return the error with the object named whose row is gone or has another version, now looked up."""
+    # As the rows are now: a transaction at REPEATABLE READ may not see them so, unless it locks them.
+    lock = " FOR UPDATE" if database.for_update else ""
     for change in changes:
         mapper = change.mapper
         checked = mapper.by_name[mapper.version or mapper.key_names[0]]
-        sql = f"SELECT {checked.sql} FROM {mapper.table} WHERE {mapper.where_key}"
+        sql = f"SELECT {checked.sql} FROM {mapper.table} WHERE {mapper.where_key}{lock}"
         rows = database.fetch(sql, mapper.key_params(change.key)).rows
         if not rows:
             return StaleDataError(f"{error} The row of {change.instance!r} is gone. {_REMEDY}", change.instance)
