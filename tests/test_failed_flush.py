@@ -686,6 +686,22 @@ def test_a_deferrable_foreign_key_is_checked_at_once_where_the_database_defers_n
     session.rollback()
 
 
+def test_deferrable_foreign_keys_in_a_circle_can_be_installed(engine: Any, session: dbm.Session) -> None:
+    Circle = dbm.declarative_base()
+
+    class Shell(Circle):  # type: ignore[misc,valid-type]
+        kernel = peewee.DeferredForeignKey("Kernel", deferrable="INITIALLY DEFERRED", null=True)
+
+    class Kernel(Circle):  # type: ignore[misc,valid-type]
+        shell = peewee.ForeignKeyField(Shell, deferrable="INITIALLY DEFERRED", null=True)
+
+    dbm.install_tables(engine, models=Circle)
+    session.add(Shell(kernel=99))
+    with pytest.raises(peewee.IntegrityError, match=r"(?i)foreign key"):
+        session.commit()
+    session.rollback()
+
+
 def test_a_failed_commit_of_a_begin_block_is_rolled_back(session: dbm.Session) -> None:
     item = saved(session, Item(code="a"))
     late = Late(item=99)
@@ -866,6 +882,33 @@ def test_an_interrupt_while_objects_are_settled_leaves_all_to_be_written_again(
     assert (session.dirty, session.new, new.id) == ([old], [new], None)
     session.commit()
     assert [name for (name,) in session.query(Person.name).order_by(Person.id)] == ["changed", "new"]
+
+
+# Locks
+
+
+@pytest.mark.databases("servers")
+def test_a_lock_that_is_not_free_is_waited_for_once(
+    engine: Any, session: dbm.Session, other: dbm.Session, statements: Callable[[], Any]
+) -> None:
+    one, two = saved(session, Person(name="one"), Person(name="two"))
+    other.execute("UPDATE people SET score = 1 WHERE name = 'two'")
+    no_patience = (
+        "SET LOCAL lock_timeout = '1ms'" if engine.kind == "postgresql" else "SET innodb_lock_wait_timeout = 0"
+    )
+    session.begin()
+    session.execute(no_patience)
+    one.age = two.age = 1
+    with (
+        statements() as ran,
+        pytest.raises(peewee.OperationalError, match=r"(?is)lock.* \(while updating objects in .people"),
+    ):
+        session.flush()
+    assert verbs(ran).count("UPDATE") == 1
+    assert session.dirty == [one, two]
+    other.rollback()
+    session.commit()
+    assert other.query(Person.age, Person.score).order_by(Person.id).all() == [(1, 0), (1, 0)]
 
 
 # A deadlock, at which MariaDB and MySQL end the transaction of the one that has written less

@@ -28,6 +28,7 @@ def blaming(
     """Write a batch. If it fails, write its items one by one to find the object whose error it is.
 
     Where the database takes no more statements after an error, the error of a batch has the attribute `is_blind`.
+    After one that is no object's, as of a lock that was not free, nobody is looked for: each would wait for it again.
     """
     try:
         with database.attempt():
@@ -38,7 +39,7 @@ def blaming(
         if not database.has_transaction():
             # The database has undone everything by itself: what is repeated now would stay. Nobody can be blamed.
             raise explain(error, context.format("objects")) from error.__cause__
-        if database.is_aborted():
+        if database.is_aborted() or database.is_retryable(error):
             named = len(items) == 1 and isinstance(error, (peewee.IntegrityError, peewee.OperationalError))
             error.is_blind = not named and not database.is_retryable(error)  # type: ignore[attr-defined]
             instance = instance_of(items[0]) if named else None
