@@ -239,9 +239,8 @@ def _arguments(settings: Checked) -> dict[str, Any]:
         "charset": "utf8mb4",
         # An UPDATE tells how many rows it found, not how many it changed.
         "client_flag": CLIENT.FOUND_ROWS,
-        **settings["options"],
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {**{name: value for name, value in found.items() if value is not None}, **settings["options"]}
 
 
 def _number(error: BaseException) -> Any:

@@ -197,7 +197,7 @@ def _arguments(settings: Checked) -> dict[str, Any]:
         "user": settings["user"],
         "password": settings["password"],
         "connect_timeout": 10,
+        "client_encoding": "UTF8",
         **several,
-        **settings["options"],
     }
-    return {name: value for name, value in found.items() if value not in (None, "")}
+    return {**{name: value for name, value in found.items() if value not in (None, "")}, **settings["options"]}
