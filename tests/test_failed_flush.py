@@ -47,6 +47,7 @@ class Late(Own):
 
 class Versioned(Own):
     code = peewee.CharField(unique=True)
+    text = peewee.TextField(default="")
     version = dbm.VersionField()
 
 
@@ -437,6 +438,36 @@ def test_the_culprit_of_several_deleted_objects_with_versions_is_named(session: 
     with pytest.raises(peewee.IntegrityError, match=r"(?i)foreign key") as caught:
         session.flush()
     assert caught.value.object is instances[1]  # type: ignore[attr-defined]
+    session.rollback()
+
+
+LONG = "x" * 1_500_000  # a few of which are too long for one statement of MariaDB's
+
+
+@pytest.mark.parametrize("values", [{"text": peewee.fn.UPPER("ab")}, {"text": LONG}], ids=["computed", "long"])
+def test_the_culprit_of_new_objects_that_go_in_several_statements_is_named(
+    session: dbm.Session, values: dict[str, Any]
+) -> None:
+    saved(session, Versioned(code="taken"))
+    instances = [Versioned(code=code, **values) for code in ("a", "b", "c", "taken", "d")]
+    session.add_all(instances)
+    with pytest.raises(peewee.IntegrityError, match=r"code='taken'") as caught:
+        session.flush()
+    assert caught.value.object is instances[3]  # type: ignore[attr-defined]
+    session.rollback()
+
+
+@pytest.mark.parametrize("values", [{"text": peewee.fn.UPPER("ab")}, {"text": LONG}], ids=["computed", "long"])
+def test_the_culprit_of_changed_objects_that_go_in_several_statements_is_named(
+    session: dbm.Session, values: dict[str, Any]
+) -> None:
+    instances = [Versioned(code=code) for code in ("a", "b", "c", "d", "taken")]
+    saved(session, *instances)
+    for instance, code in zip(instances, ("A", "B", "C", "taken")):
+        instance.code, instance.text = code, values["text"]
+    with pytest.raises(peewee.IntegrityError, match=r"code='taken'") as caught:
+        session.flush()
+    assert caught.value.object is instances[3]  # type: ignore[attr-defined]
     session.rollback()
 
 

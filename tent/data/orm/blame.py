@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import peewee
@@ -36,6 +36,7 @@ def blaming(
     except FlushError:
         raise
     except Exception as error:
+        items = getattr(error, "part", items)
         if not database.has_transaction():
             # The database has undone everything by itself: what is repeated now would stay. Nobody can be blamed.
             raise explain(error, context.format("objects")) from error.__cause__
@@ -48,6 +49,16 @@ def blaming(
         instance = instance_of(item)
         error = _with_value(database, instance, error)
         raise explain(error, context.format(repr(instance)), instance) from error.__cause__
+
+
+def in_parts(parts: Iterable[Sequence[Any]], write: Callable[[Sequence[Any]], None]) -> None:
+    """Write the items of a batch in parts. An error has the attribute `part`; what came before is written already."""
+    for part in parts:
+        try:
+            write(part)
+        except Exception as error:
+            error.part = getattr(error, "part", part)  # type: ignore[attr-defined]
+            raise
 
 
 def _with_value(database: Engine, instance: Any, error: Exception) -> Exception:

@@ -17,7 +17,7 @@ from pymysql.cursors import SSCursor
 from .config import Checked, places
 from .dialect import MysqlJSON
 from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, Engine, close_quietly
-from .statements import Update, halves
+from .statements import Update
 
 # The numbers of errors after which work is to be repeated (https://mariadb.com/kb/en/mariadb-error-code-reference/):
 # too many connections, lock wait timeout, deadlock (in a cluster: a conflict of two nodes), changed since it was read
@@ -182,8 +182,6 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         count = len(columns[0])
         if count == 1:
             return super().update_rows(update, columns)
-        if not self.fits(columns):
-            return sum(self.update_rows(update, half) for half in zip(*map(halves, columns)))
         sql = update.of_joined_rows(count, "" if self.mariadb else "ROW")
         return self.fetch(sql, list(itertools.chain.from_iterable(zip(*columns)))).rowcount
 

@@ -102,3 +102,8 @@ def _equal(columns: Sequence[Marked], glue: str) -> str:
 def _unnested(columns: Sequence[Marked]) -> str:
     arrays = ", ".join(f"%s::{column.array}" for column in columns)
     return f"unnest({arrays}) WITH ORDINALITY AS v({', '.join(f'c{n}' for n in range(len(columns)))}, n)"
+
+
+def singles(items: Sequence[Any]) -> list[Sequence[Any]]:
+    """Return the items of a sequence, each in one of its own."""
+    return [[item] for item in items]
