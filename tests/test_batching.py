@@ -593,6 +593,48 @@ def test_a_value_comes_back_as_it_was_set(
     check(session, other, name, value)
 
 
+IN_ONE_BATCH = {
+    **{name: [value for kind, value in VALUES if kind == name] for name, _ in VALUES},
+    "integer": [1, -(2**31), 2**31 - 1, 0],
+    "big": [1, -(2**63), 2**63 - 1, 0],
+    "number": [1.0, 0.1, 1e300, -1e-300, 1 / 3, 1e15 + 0.3],
+    "price": [decimal.Decimal(text) for text in ("1", "0.01", "-12345678.9", "1E+3")],
+    "char": ["", "a", "a ", "A", "Ä", "🦊", "x" * 255, "7", "\\", "'", "NULL", "null", "{}", '"', "a,b"],
+    "text": ["", " ", "a", "x" * 100_000, "\n", "1e3", "{1,2}", "%s", "\u200b"],
+    "blob": [b"", b"a", bytes(range(256)), b"\\x00", b"x" * 100_000],
+    "moment": [
+        datetime.datetime(2020, 2, 29),
+        datetime.datetime(2020, 2, 29, 1, 2, 3, 4),
+        datetime.datetime(1, 1, 1),
+        datetime.datetime(9999, 12, 31, 23, 59, 59, 999_999),
+    ],
+    "clock": [datetime.time(0), datetime.time(1, 2, 3), datetime.time(23, 59, 59, 999_999)],
+    "data": [{}, [], "", "a", 0, 1.5, True, False, [None], {"a": "'\\"}, "[1]", 2**53, {"ü": [{"b": {}}]}],
+}
+
+
+@pytest.mark.parametrize("verb", ["insert", "update"])
+@pytest.mark.parametrize("name", IN_ONE_BATCH)
+def test_values_that_go_in_one_batch_come_back_each_as_it_was_set(
+    session: Any, other: Any, statements: Callable[[], Any], name: str, verb: str
+) -> None:
+    for values in ([None, *IN_ONE_BATCH[name], None], [*reversed(IN_ONE_BATCH[name]), None]):
+        items = [Everything() for _ in values]
+        if verb == "update":
+            session.add_all(items)
+            session.commit()
+        for item, value in zip(items, values):
+            setattr(item, name, value)
+        session.add_all(items)
+        with statements() as ran:
+            session.commit()
+        if verb == "insert":
+            assert writes(ran) == ["INSERT"]
+        found = [other.get(Everything, item.id).__data__[name] for item in items]
+        assert found == [Everything(**{name: value}).__data__[name] for value in values]
+        assert [type(value) for value in found] == [type(item.__data__[name]) for item in items]
+
+
 @exactly
 @pytest.mark.databases("sqlite", "postgresql")
 def test_an_infinite_number_comes_back_as_it_was_set(session: Any, other: Any, check: Callable[..., None]) -> None:

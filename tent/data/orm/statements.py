@@ -48,10 +48,11 @@ class Update:
 
     def of_joined_rows(self, count: int, row: str) -> str:
         """Return the UPDATE of a number of rows by a table of their values: MySQL's, whose rows begin with `row`."""
-        first = ", ".join(f"{column.placeholder} AS c{n}" for n, column in enumerate(self.columns))
-        others = ", ".join([f"{row}({_marks(self.columns)})"] * (count - 1))
+        # The types are those of the columns. Of literals alone, MariaDB would make a type that cuts long ones short.
+        typed = ", ".join(f"{column.sql} AS c{n}" for n, column in enumerate(self.columns))
+        rows = ", ".join([f"{row}({_marks(self.columns)})"] * count)
         same = self._same(f"{self._table}.")
-        values = f"SELECT {first} UNION ALL VALUES {others}" if count > 1 else f"SELECT {first}"
+        values = f"SELECT {typed} FROM {self._table} WHERE FALSE UNION ALL VALUES {rows}"
         return (
             f"UPDATE {self._table} JOIN ({values}) AS v ON {' AND '.join(same[self._count :])} "
             f"SET {', '.join(same[: self._count])}"
