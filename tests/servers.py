@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
 import os
 import time
@@ -103,5 +102,8 @@ def _end_others(engine: Any) -> None:
     else:
         found = engine.execute_sql("SELECT id FROM information_schema.processlist WHERE db = %s", (NAME,))
         for (number,) in found.fetchall():
-            with contextlib.suppress(peewee.OperationalError):  # it has ended meanwhile
+            try:
                 engine.execute_sql(f"KILL {number}")
+            except peewee.OperationalError as error:
+                if "Unknown thread id" not in str(error):  # it has ended by itself meanwhile
+                    raise

@@ -103,6 +103,7 @@ class Engine(Pool):
     native_times: ClassVar[tuple[Any, ...]] = (peewee.DateTimeField, peewee.DateField, peewee.TimeField)  # not text
     default_values: ClassVar[str] = "DEFAULT VALUES"  # what is inserted of a row of which nothing is given
     adds_foreign_keys: ClassVar[bool] = True  # to a table that there is
+    defers_foreign_keys: ClassVar[bool] = True  # to the end of the transaction, if they are DEFERRABLE
     foreign_key: ClassVar[str] = "CONSTRAINT"  # what one is called that is dropped
     table_settings = ""  # that tables are installed with
     auto_increment = 1  # from one generated key to the next, where INSERT does not return them
@@ -274,6 +275,10 @@ class Engine(Pool):
         """Return SQL that shows, without writing anything, whether a value can be put into a column."""
         return f"SELECT {column.placeholder}"
 
+    def column_in(self, error: Exception) -> str | None:
+        """Return the name of the column that an error says can't hold a value, if the database's errors do."""
+        return None
+
     def attempt(self) -> AbstractContextManager[Any]:
         """Return a block after whose failure the transaction can go on: where need be, and with care, a savepoint."""
         savepoint: AbstractContextManager[Any] = self.savepoint() if self.is_careful else contextlib.nullcontext()
@@ -388,6 +393,11 @@ class Engine(Pool):
             self._leave_parent()
         self._cursor = super().cursor(named_cursor)
         return self._cursor
+
+    def close_all(self) -> None:
+        super().close_all()
+        if self.replica is not None:
+            self.replica.close_all()
 
     def __del__(self) -> None:
         if self.origin is None and self.__dict__.get("_forks") == _forks and not sys.is_finalizing():
