@@ -31,7 +31,7 @@ statements = logging.getLogger("tent.data.sql")
 
 
 # What an engine makes of the error with which a first connection failed
-REFUSED = "refuses the user or the password: correct 'user' and 'password'"
+REFUSED = "refuses the user: correct 'user', 'password' and 'database', or grant the user what is missing"
 NO_DATABASE = "has no such database: create it (CREATE DATABASE …), or correct 'database'"
 UNREACHABLE = "can't be reached: start the server, or correct 'host' and 'port'"
 BAD_OPTION = "can't be used like this: correct the config, 'options' above all"
@@ -231,6 +231,8 @@ class Engine(Pool):
         except Exception as error:
             if self._place is not None:
                 error.place = self._place
+            if isinstance(error, peewee.PeeweeException):
+                self._failed(error)
             raise
         finally:
             if self.query_hooks:
@@ -307,15 +309,19 @@ class Engine(Pool):
             raise peewee.DataError(f"a value can't be passed to the database: {error}") from error
         except peewee.PeeweeException as error:
             close_quietly(self._cursor)
-            self._note_failure(error)
-            if self.is_lost():
-                reason = error.args[-1] if error.args else type(error).__name__
-                error.args = (f"The connection to the database is lost, and with it what was not committed: {reason}",)
+            self._failed(error)
             raise
         except BaseException:
             # A hook or Ctrl-C may have failed after the statement: unread rows would keep the transaction open.
             close_quietly(self._cursor)
             raise
+
+    def _failed(self, error: peewee.PeeweeException) -> None:
+        """Say in an error that the connection is lost, if it is."""
+        self._note_failure(error)
+        if self.is_lost():
+            reason = error.args[-1] if error.args else type(error).__name__
+            error.args = (f"The connection to the database is lost, and with it what was not committed: {reason}",)
 
     def _note_failure(self, error: peewee.PeeweeException) -> None:
         """Learn what an error has left of the connection and its transaction, where the driver does not tell."""

@@ -22,9 +22,10 @@ from .statements import Update
 # The numbers of errors after which work is to be repeated (https://mariadb.com/kb/en/mariadb-error-code-reference/):
 # too many connections, lock wait timeout, deadlock (in a cluster: a conflict of two nodes), changed since it was read
 _CONFLICTS = frozenset((1020, 1040, 1205, 1213))
-# and those with which a server can't serve now: it starts or stops, is no part of its cluster, only reads, is not
-# there, or has closed the connection
-_UNFIT = frozenset((1047, 1053, 1180, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 4031))
+# those with which a connection ends, or is not made; and those of a server that another host may stand in for: it is
+# no part of its cluster now, or only reads
+_LOST = frozenset((1053, 1927, 2002, 2003, 2006, 2013, 4031))
+_UNFIT = frozenset((1047, 1180, 1290, 1836))
 _DIAGNOSES = {1044: REFUSED, 1045: REFUSED, 1130: REFUSED, 1698: REFUSED, 1049: NO_DATABASE}
 # Errors that PyMySQL takes for operational: a CHECK that failed (MySQL's, MariaDB's), a column left out that has no
 # default; a time that there is not, a division by zero, a number out of range
@@ -87,7 +88,7 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         for number, kind in _DIAGNOSES.items():
             if f"({number}, " in problem:
                 return kind
-        return UNREACHABLE if any(f"({number}, " in problem for number in _UNFIT) else BAD_OPTION
+        return UNREACHABLE if any(f"({number}, " in problem for number in _LOST | _UNFIT) else BAD_OPTION
 
     def _open(self) -> Any:
         """Return a connection to the host that answered last or, if it doesn't now, to the next one that does."""
@@ -102,7 +103,7 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
                 # Until here it was that for connecting, which PyMySQL takes for the TCP connection only.
                 connection._read_timeout = self._read_timeout
             except pymysql.OperationalError as error:
-                if error.args[0] not in _UNFIT:
+                if error.args[0] not in _LOST | _UNFIT:
                     raise
                 failure = error
             else:
@@ -167,7 +168,8 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         if self._state.closed:
             return
         connection = self._state.conn
-        if _number(error) in _UNFIT:
+        number = _number(error)
+        if number in _LOST or (number in _UNFIT and len(self.hosts) > 1):
             (self.origin or self)._host += 1
             close_quietly(connection)
         elif connection.open and _is_in_transaction(connection):
@@ -191,11 +193,16 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
     @contextlib.contextmanager
     def installing(self) -> Iterator[None]:
         # CREATE TABLE commits by itself: there is no transaction to have.
-        self.execute_sql("SELECT GET_LOCK('tent.data', 60)")
+        name = f"tent.data {self.database}"[:64]
+        if self.execute_sql("SELECT GET_LOCK(%s, 60)", (name,)).fetchone() != (1,):
+            raise peewee.OperationalError(
+                "Another process has been installing tables for 60 s. Try again when it is done."
+            )
         try:
             yield
         finally:
-            self.execute_sql("SELECT RELEASE_LOCK('tent.data')")
+            if not self.is_lost():
+                self.execute_sql("DO RELEASE_LOCK(%s)", (name,))
 
     def beginning(self, isolation_level: str | None) -> Sequence[str]:
         level = [f"SET TRANSACTION ISOLATION LEVEL {isolation_level}"] if isolation_level else []
@@ -211,7 +218,7 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         return self.is_lost() or _number(error) == _IN_DOUBT
 
     def is_retryable(self, error: BaseException) -> bool:
-        return isinstance(error, peewee.PeeweeException) and _number(error) in _CONFLICTS | _UNFIT
+        return isinstance(error, peewee.PeeweeException) and _number(error) in _CONFLICTS | _LOST | _UNFIT
 
 
 class MariaDBEngine(MySQLEngine):

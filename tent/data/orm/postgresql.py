@@ -17,7 +17,7 @@ from psycopg.types.string import TextLoader
 
 from .config import Checked, places
 from .dialect import PostgresqlJSON
-from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, BufferedCursor, Engine
+from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, BufferedCursor, Engine, close_quietly
 from .statements import Insert, Update, are_arrays
 
 # What PostgreSQL and CockroachDB say when work is to be repeated (https://www.postgresql.org/docs/current/
@@ -49,7 +49,7 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
     json_methods = PostgresqlJSON
 
     def __init__(self, settings: Checked) -> None:
-        self.place = places(settings)
+        self.place, self.is_cluster = places(settings), len(settings["hosts"]) > 1
         super().__init__(
             settings["database"],
             max_connections=settings["pool_size"],
@@ -141,8 +141,11 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
         super().commit()
 
     def _note_failure(self, error: peewee.PeeweeException) -> None:
-        if getattr(getattr(error, "orig", None), "sqlstate", None) == "25P02":
+        state = getattr(getattr(error, "orig", None), "sqlstate", None)
+        if state == "25P02":
             error.args = (f"The transaction is aborted: {_FAILED}",)
+        if state == "25006" and self.is_cluster and not self.read_only:
+            close_quietly(self._state.conn)  # the primary has become a standby, and another host takes its place
 
     def _status(self) -> Any:
         return TransactionStatus.UNKNOWN if self._state.closed else self._state.conn.pgconn.transaction_status
