@@ -43,6 +43,13 @@ class Place(Local):
     name = peewee.CharField()
 
 
+class Word(Local):
+    """Refers to another row of its table by a column that is not the key."""
+
+    text = peewee.CharField(unique=True)
+    root = peewee.ForeignKeyField("self", field="text", null=True, backref="derived")
+
+
 class Team(Local):
     name = peewee.CharField()
     captain = peewee.DeferredForeignKey("Player", null=True, backref="captain_of")
@@ -466,6 +473,19 @@ def test_a_pending_object_is_found_by_a_column_that_is_not_the_primary_key(sessi
     city = City(country="de", name="Bonn")
     session.add_all([country, city])
     assert city.country is country
+
+
+def test_a_row_refers_to_another_of_its_table_by_a_column_that_is_not_the_primary_key(session: Any) -> None:
+    word = Word(text="unit", root=Word(text="unus"))
+    session.add(word)
+    session.commit()
+    session.expunge_all()
+    found = session.query(Word).filter_by(text="unit").one()
+    assert found.root.text == "unus"
+    assert list(found.root.derived) == [found]
+    session.add(Word(text="uni", root="nothing"))
+    with pytest.raises(peewee.IntegrityError):
+        session.commit()
 
 
 def test_keys_that_lead_nowhere_are_asked_for_once(tmp_path: Any) -> None:
