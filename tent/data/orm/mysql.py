@@ -127,7 +127,8 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
 
     def close_stream(self, cursor: Any) -> None:
         if getattr(cursor._result, "unbuffered_active", False):
-            close_quietly(self._state.conn)  # else the rows that are left would be read
+            close_quietly(self._state.conn)  # else the rows that are left would be read,
+            cursor._result.unbuffered_active = False  # which it would still try when it is collected
         close_quietly(cursor)
 
     def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
