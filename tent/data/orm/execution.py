@@ -64,6 +64,8 @@ class Execution:
             cursor.load = self.load
             return cursor
         sql, params = self.database.parse(query)
+        if isinstance(query, peewee.RawQuery):
+            sql = with_marks(sql, params, self.database.param)
         return self._fetch(sql, params, getattr(query, "locks", False))
 
     @exclusive
