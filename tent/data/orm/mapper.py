@@ -48,6 +48,14 @@ _TYPES: dict[type, tuple[type, ...]] = {
 }
 
 
+def _type_in_rows(kind: Any) -> tuple[type, ...] | None:
+    """Return the types of the values of a class of fields, which may be another's that converts them."""
+    for base, types in _TYPES.items():
+        if issubclass(kind, base) and (kind.db_value, kind.python_value) == (base.db_value, base.python_value):
+            return types
+    return None
+
+
 class Column:
     """A field on an engine: how its values go into a statement, and come out of a row."""
 
@@ -65,7 +73,7 @@ class Column:
         self.field = field
         self.sql = quoted(engine, field.column_name)
         self.native = None if own_db_value else _NATIVE.get(adapt)
-        self.type = self.native or _TYPES.get(kind)
+        self.type = self.native or _type_in_rows(kind)
         self.placeholder, self.encode = _writer(field, base, engine)
         self.decode = None if not own_python_value and adapt in _READ_AS_IS else _reader(base, engine)
         # A server would take the zone off a time.
