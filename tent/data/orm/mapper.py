@@ -40,7 +40,7 @@ _ISO: dict[Any, Convert] = {
 
 
 # The types that values have as they come out of a row; one of another type that was set is converted by the flush
-_TYPES: dict[type, tuple[type, ...]] = {
+_TYPES: dict[Any, tuple[type, ...]] = {
     peewee.UUIDField: (uuid.UUID,),
     peewee.BinaryUUIDField: (uuid.UUID,),
     peewee.DecimalField: (decimal.Decimal,),
