@@ -55,6 +55,7 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
     native_times = (peewee.DateTimeField, peewee.DateField)  # a TIME comes as a timedelta
     field_types = {**PooledMySQLDatabase.field_types, **_TYPES}
     default_values = "() VALUES ()"
+    undoes_ddl = False
     foreign_key = "FOREIGN KEY"
     json_methods = MysqlJSON
     _host = 0  # the place of the one that answered last
