@@ -54,7 +54,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "database" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("databases")
         names = servers.named(*marker.args) if marker else servers.DATABASES
-        metafunc.parametrize("database", names, indirect=True)
+        metafunc.parametrize("database", names or [ABSENT], indirect=True)
+
+
+ABSENT = "absent"  # the database of a test for one that is not given
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests for databases that are not given; pytest tells how many it deselected."""
+    wanted = {item: getattr(item, "callspec", None) for item in items}
+    absent = [item for item, call in wanted.items() if call and call.params.get("database") == ABSENT]
+    config.hook.pytest_deselected(items=absent)
+    items[:] = [item for item in items if item not in absent]
+
+
+def pytest_report_header() -> str:
+    given = "" if servers.URLS else " (servers: set TENT_TEST_URLS, see scripts/servers.sh)"
+    return f"databases: {', '.join(servers.DATABASES)}{given}"
 
 
 @pytest.fixture

@@ -8,11 +8,13 @@ from __future__ import annotations
 import atexit
 import functools
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
 from tent.data import dbm
+from tent.data.orm.config import read_url
 
 URLS = {urlsplit(url).scheme: url for url in os.environ.get("TENT_TEST_URLS", "").split()}
 DATABASES = ["memory", "file", *URLS]
@@ -36,7 +38,7 @@ def emptied(database: str) -> str:
 @functools.cache
 def _admin(database: str) -> Callable[[], None]:
     """Make the database, and return what empties it. What tests have left open is ended."""
-    engine = dbm.connect(URLS[database])
+    engine = _admin_engine(database)
     run: Any = engine.execute_sql
     run(f"DROP DATABASE IF EXISTS {NAME}")
     run(f"CREATE DATABASE {NAME}")
@@ -58,6 +60,34 @@ def _admin(database: str) -> Callable[[], None]:
 
     atexit.register(own.close_all)
     return empty_schema
+
+
+def mapping(url: str) -> dict[str, Any]:
+    """Return the config of a URL as a mapping, to give it other settings."""
+    return dict(read_url(url))
+
+
+def end_connections(engine: Any, numbers: Iterable[int]) -> None:
+    """Let a server end connections, given by its numbers of them, and wait until they are gone."""
+    with dbm.open_session(_admin_engine(engine.kind)) as admin:
+        for number in numbers:
+            admin.execute(_END[engine.kind].format(number))
+        while {number for (number,) in admin.execute(_OPEN[engine.kind])} & set(numbers):
+            time.sleep(0.001)
+
+
+CONNECTION_ID = {"postgresql": "pg_backend_pid()", "mariadb": "CONNECTION_ID()", "mysql": "CONNECTION_ID()"}
+_END = {"postgresql": "SELECT pg_terminate_backend({})", "mariadb": "KILL {}", "mysql": "KILL {}"}
+_OPEN = {
+    "postgresql": "SELECT pid FROM pg_stat_activity",
+    "mariadb": "SELECT id FROM information_schema.processlist",
+    "mysql": "SELECT id FROM information_schema.processlist",
+}
+
+
+@functools.cache
+def _admin_engine(database: str) -> Any:
+    return dbm.connect(URLS[database])
 
 
 def _end_others(engine: Any) -> None:

@@ -99,6 +99,7 @@ def _delete(transaction: Any, statement: Any, sql: str, params: Any) -> Buffered
 
 
 def _run(transaction: Any, statement: Any, where: Any, synchronize: Any) -> int:
+    transaction.refuse_if_read_only("write")
     statement._where = where
     if not transaction.is_flushing:
         transaction.flush()

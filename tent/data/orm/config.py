@@ -294,6 +294,11 @@ def read_url(url: str) -> Mapping[str, Any]:
         arguments = db_url.parse(f"{scheme}:///{parts.path.removeprefix('/')}?{parts.query}")
     except ValueError as problem:
         raise ValueError(f"{masked(url)!r} can't be read as a URL: {problem}.") from None
+    if scheme != "sqlite" and "@" not in parts.netloc and "@" in url:
+        raise ValueError(
+            f"{masked(url)!r} has a '/', '?' or '#' before its '@'. In a user or a password they are written '%2F', "
+            "'%3F' and '%23'."
+        )
     if parts.fragment or {"driver", "path", "database"} & dict(parse_qsl(parts.query)).keys():
         raise ValueError(
             f"{masked(url)!r} says the path or database in two ways. A '#' or '?' in one is written '%23' or '%3F'."

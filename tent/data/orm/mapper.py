@@ -60,7 +60,8 @@ class Column:
     """A field on an engine: how its values go into a statement, and come out of a row."""
 
     __slots__ = (
-        "decode", "encode", "field", "has_default", "is_naive", "name", "native", "nulls", "placeholder", "sql", "type"
+        "array", "decode", "encode", "field", "has_default", "is_naive",
+        "name", "native", "nulls", "placeholder", "sql", "type",
     )  # fmt: skip
 
     def __init__(self, field: Any, engine: Engine) -> None:
@@ -75,6 +76,7 @@ class Column:
         self.native = None if own_db_value else _NATIVE.get(adapt)
         self.type = self.native or _type_in_rows(kind)
         self.placeholder, self.encode = _writer(field, base, engine)
+        self.array = engine.array_type(base) if type(field).ddl_datatype is kind.ddl_datatype else None
         self.decode = None if not own_python_value and adapt in _READ_AS_IS else _reader(base, engine)
         # A server would take the zone off a time.
         self.is_naive = bool(engine.native_times) and field.field_type == "DATETIME"

@@ -15,7 +15,8 @@ from pymysql.cursors import SSCursor
 
 from .config import Checked, places
 from .dialect import MysqlJSON
-from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, Engine, Update, close_quietly, halves
+from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, Engine, close_quietly
+from .statements import Update, halves
 
 # The numbers of errors after which work is to be repeated (https://mariadb.com/kb/en/mariadb-error-code-reference/):
 # too many connections, lock wait timeout, deadlock (in a cluster: a conflict of two nodes), changed since it was read
@@ -70,6 +71,8 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
             timeout=settings["pool_timeout"],
             **_arguments(settings),
         )
+        self._read_timeout = self.connect_params.pop("read_timeout", None)
+        self.connect_params["read_timeout"] = self.connect_params["connect_timeout"]
         self.open_books(settings["echo"])
 
     def diagnosis(self, problem: str) -> str:
@@ -88,6 +91,8 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
                     database=self.database, host=host, port=port, autocommit=True, **self.connect_params
                 )
                 self._initialize(connection)
+                # Until here it was that for connecting, which PyMySQL takes for the TCP connection only.
+                connection._read_timeout = self._read_timeout
             except pymysql.OperationalError as error:
                 if error.args[0] not in _UNFIT:
                     raise
@@ -153,26 +158,19 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
             except pymysql.Error:
                 close_quietly(connection)
 
-    def fits(self, rows: Sequence[Sequence[Any]]) -> bool:
-        texts = (value for row in rows for value in row if isinstance(value, (str, bytes, bytearray)))
+    def fits(self, columns: Sequence[Sequence[Any]]) -> bool:
+        texts = (value for values in columns for value in values if isinstance(value, (str, bytes, bytearray)))
         return sum(len(text) if text.isascii() else 4 * len(text) for text in texts) < self.most_bytes
 
-    def update_many(self, update: Update, rows: Sequence[Sequence[Any]]) -> int:
+    def update_rows(self, update: Update, columns: Sequence[Sequence[Any]]) -> int:
         # PyMySQL waits for the answer to each statement: so one takes all rows, as a table that is joined.
-        if len(rows) == 1:
-            return super().update_many(update, rows)
-        if not self.fits(rows):
-            return sum(self.update_many(update, half) for half in halves(rows))
-        table, pairs = update.table, [*update.columns, *update.keys]
-        first = ", ".join(f"{mark} AS c{place}" for place, (_, mark) in enumerate(pairs))
-        row = f"{'' if self.mariadb else 'ROW'}({', '.join(mark for _, mark in pairs)})"
-        same = [f"{table}.{name} = v.c{place}" for place, (name, _) in enumerate(pairs)]
-        count = len(update.columns)
-        sql = (
-            f"UPDATE {table} JOIN (SELECT {first} UNION ALL VALUES {', '.join([row] * (len(rows) - 1))}) AS v "
-            f"ON {' AND '.join(same[count:])} SET {', '.join(same[:count])}"
-        )
-        return self.fetch(sql, list(itertools.chain.from_iterable(rows))).rowcount
+        count = len(columns[0])
+        if count == 1:
+            return super().update_rows(update, columns)
+        if not self.fits(columns):
+            return sum(self.update_rows(update, half) for half in zip(*map(halves, columns)))
+        sql = update.of_joined_rows(count, "" if self.mariadb else "ROW")
+        return self.fetch(sql, list(itertools.chain.from_iterable(zip(*columns)))).rowcount
 
     @contextlib.contextmanager
     def installing(self) -> Iterator[None]:
@@ -226,9 +224,8 @@ def _arguments(settings: Checked) -> dict[str, Any]:
         "charset": "utf8mb4",
         # An UPDATE tells how many rows it found, not how many it changed.
         "client_flag": CLIENT.FOUND_ROWS,
-        **settings["options"],
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {**{name: value for name, value in found.items() if value is not None}, **settings["options"]}
 
 
 def _number(error: BaseException) -> Any:

@@ -373,6 +373,7 @@ class Query(Select, Generic[T]):
             and self._distinct is None
             and not self._simple_distinct
             and self._for_update is None
+            and not self.locks
             and (self._limit is None or isinstance(self._limit, int))
             and len(self._from_list) == 1
             and self._from_list[0] is self.model

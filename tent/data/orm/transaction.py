@@ -209,11 +209,14 @@ class Transaction:
         except BaseException as error:
             if isinstance(error, peewee.PeeweeException):
                 explain(error, f"running {shown(sql)}")
-            if self.scopes and not self.database.has_transaction():
-                # The database ended it by itself; the objects keep what was flushed in it, to be written again.
-                self._end(keep=True)
-                self.tell_of_rollback(error)
+            self._notice_end(error)
             raise
+
+    def _notice_end(self, error: BaseException) -> None:
+        """End what the database has ended by itself; the objects keep what was flushed in it, to be written again."""
+        if self.scopes and not self.database.has_transaction():
+            self._end(keep=True)
+            self.tell_of_rollback(error)
 
     def rollback(self) -> None:
         """Undo what was not committed, in the rows and on the objects."""
@@ -244,7 +247,11 @@ class Transaction:
         self._flush_all()
         self.begin()
         savepoint = self.database.savepoint()
-        savepoint.__enter__()
+        try:
+            savepoint.__enter__()
+        except BaseException as error:
+            self._notice_end(error)
+            raise
         scope = Scope(savepoint)
         self.scopes.append(scope)
         return scope
@@ -252,7 +259,11 @@ class Transaction:
     def release(self, scope: Scope) -> None:
         """Keep what was done since a savepoint, as part of what encloses it."""
         self._flush_all()
-        scope.context.commit(begin=False)
+        try:
+            scope.context.commit(begin=False)
+        except BaseException as error:
+            self._notice_end(error)
+            raise
         self.merge(scope)
 
     def merge(self, scope: Scope) -> None:
