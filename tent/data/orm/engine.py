@@ -103,10 +103,10 @@ class Engine(Pool):
     native_times: ClassVar[tuple[Any, ...]] = (peewee.DateTimeField, peewee.DateField, peewee.TimeField)  # not text
     default_values: ClassVar[str] = "DEFAULT VALUES"  # what is inserted of a row of which nothing is given
     adds_foreign_keys: ClassVar[bool] = True  # to a table that there is
-    undoes_ddl: ClassVar[bool] = True  # CREATE, ALTER and DROP are parts of a transaction
     foreign_key: ClassVar[str] = "CONSTRAINT"  # what one is called that is dropped
     table_settings = ""  # that tables are installed with
     auto_increment = 1  # from one generated key to the next, where INSERT does not return them
+    undoes_ddl: ClassVar[bool] = True  # CREATE, ALTER and DROP are parts of a transaction
     enforces_foreign_keys: bool = True
 
     place: str  # of the database, as a message shows it

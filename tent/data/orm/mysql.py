@@ -56,9 +56,9 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
     native_times = (peewee.DateTimeField, peewee.DateField)  # a TIME comes as a timedelta
     field_types = {**PooledMySQLDatabase.field_types, **_TYPES}
     default_values = "() VALUES ()"
-    undoes_ddl = False
     foreign_key = "FOREIGN KEY"
     json_methods = MysqlJSON
+    undoes_ddl = False
     _host = 0  # the place of the one that answered last
 
     def __init__(self, settings: Checked) -> None:
