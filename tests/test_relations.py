@@ -521,9 +521,10 @@ def caseless(engine: Any) -> str:
         engine.execute_sql(
             "CREATE COLLATION caseless (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
         )
-    return {"sqlite": "NOCASE", "postgresql": "caseless", "mariadb": "utf8mb4_uca1400_as_ci"}.get(
-        engine.kind, "utf8mb4_0900_as_ci"
-    )
+        return "caseless"
+    if engine.kind in ("mariadb", "mysql"):
+        return "utf8mb4_uca1400_as_ci" if engine.mariadb else "utf8mb4_0900_as_ci"
+    return "NOCASE"
 
 
 def test_what_python_takes_for_different_and_the_database_for_equal_is_followed(session: Any, engine: Any) -> None:

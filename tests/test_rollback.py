@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -749,6 +750,32 @@ def test_a_savepoint_that_the_database_ended_ends_the_transaction(session: dbm.S
     person.name = "Joe"
     session.commit()
     assert session.query(Person.name, Person.age).all() == [("Joe", None)]
+
+
+@pytest.mark.databases("mariadb", "mysql")
+def test_a_savepoint_that_a_deadlock_ended_ends_the_transaction(session: dbm.Session, other: dbm.Session) -> None:
+    """The whole transaction is rolled back of the one that has written less."""
+    person = saved(session, name="Jo")
+    session.execute(Person.insert_many([{"name": "many"}] * 20))
+    session.commit()
+    other.execute("UPDATE people SET score = 1 WHERE id > ?", [person.id])  # by the key: else it locks all rows
+    person.age = 3
+    nested = session.begin_nested()
+    person.name = "Joe"
+    session.flush()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(other.execute, "UPDATE people SET score = 2 WHERE id = ?", [person.id])
+        with pytest.raises(peewee.OperationalError, match=r"(?i)deadlock"):
+            session.execute("UPDATE people SET score = 3 WHERE id > ?", [person.id])
+        waiting.result()
+    other.rollback()
+    with pytest.raises(dbm.ResourceClosedError):
+        nested.rollback()
+    session.rollback()
+    assert (person.name, person.age) == ("Jo", None)
+    person.name = "Joe"
+    session.commit()
+    assert session.query(Person.name, Person.age, Person.score).filter_by(id=person.id).all() == [("Joe", None, 0)]
 
 
 # Any operations, in any order
