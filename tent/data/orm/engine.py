@@ -103,6 +103,7 @@ class Engine(Pool):
     native_times: ClassVar[tuple[Any, ...]] = (peewee.DateTimeField, peewee.DateField, peewee.TimeField)  # not text
     default_values: ClassVar[str] = "DEFAULT VALUES"  # what is inserted of a row of which nothing is given
     adds_foreign_keys: ClassVar[bool] = True  # to a table that there is
+    defers_foreign_keys: ClassVar[bool] = True  # to the end of the transaction, if they are DEFERRABLE
     foreign_key: ClassVar[str] = "CONSTRAINT"  # what one is called that is dropped
     table_settings = ""  # that tables are installed with
     auto_increment = 1  # from one generated key to the next, where INSERT does not return them
@@ -270,6 +271,10 @@ class Engine(Pool):
     def trial(self, table: str, column: Any) -> str:
         """Return SQL that shows, without writing anything, whether a value can be put into a column."""
         return f"SELECT {column.placeholder}"
+
+    def column_in(self, error: Exception) -> str | None:
+        """Return the name of the column that an error says can't hold a value, if the database's errors do."""
+        return None
 
     def attempt(self) -> AbstractContextManager[Any]:
         """Return a block after whose failure the transaction can go on: where need be, and with care, a savepoint."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from pymysql.cursors import SSCursor
 from .config import Checked, places
 from .dialect import MysqlJSON
 from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, Engine, close_quietly
-from .statements import Update, halves
+from .statements import Update
 
 # The numbers of errors after which work is to be repeated (https://mariadb.com/kb/en/mariadb-error-code-reference/):
 # too many connections, lock wait timeout, deadlock (in a cluster: a conflict of two nodes), changed since it was read
@@ -25,6 +26,13 @@ _CONFLICTS = frozenset((1020, 1040, 1205, 1213))
 # there, or has closed the connection
 _UNFIT = frozenset((1047, 1053, 1180, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 4031))
 _DIAGNOSES = {1044: REFUSED, 1045: REFUSED, 1130: REFUSED, 1698: REFUSED, 1049: NO_DATABASE}
+# Errors that PyMySQL takes for operational: a CHECK that failed (MySQL's, MariaDB's), a column left out that has no
+# default; a time that there is not, a division by zero, a number out of range
+_CLASSES = {
+    **dict.fromkeys((1364, 3819, 4025), peewee.IntegrityError),
+    **dict.fromkeys((1292, 1365, 1690), peewee.DataError),
+}
+_COLUMN = re.compile(r".* for column (?:`.*`\.)?['`](.+)['`] at row \d+", re.DOTALL)
 _OLDEST = (10, 11)  # UUID came with 10.7, the collation with 10.10
 # By the characters, and by the letters whatever their case; accents count
 _COLLATIONS = {
@@ -56,6 +64,7 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
     native_times = (peewee.DateTimeField, peewee.DateField)  # a TIME comes as a timedelta
     field_types = {**PooledMySQLDatabase.field_types, **_TYPES}
     default_values = "() VALUES ()"
+    defers_foreign_keys = False
     foreign_key = "FOREIGN KEY"
     json_methods = MysqlJSON
     undoes_ddl = False
@@ -142,7 +151,14 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
             return super()._execute_cursor(sql, params, **options)
         except peewee.PeeweeException as error:
             self._note_failure(error)
-            raise
+            kind = _CLASSES.get(_number(error))
+            if kind is None or isinstance(error, kind):
+                raise
+            raise kind(error.orig, *error.args) from error.orig  # type: ignore[attr-defined]
+
+    def column_in(self, error: Exception) -> str | None:
+        found = _COLUMN.match(str(error.args[-1])) if error.args else None
+        return found[1] if found else None
 
     def _note_failure(self, error: peewee.PeeweeException) -> None:
         """Learn what an error has left of the transaction, of which its message says nothing."""
@@ -167,8 +183,6 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         count = len(columns[0])
         if count == 1:
             return super().update_rows(update, columns)
-        if not self.fits(columns):
-            return sum(self.update_rows(update, half) for half in zip(*map(halves, columns)))
         sql = update.of_joined_rows(count, "" if self.mariadb else "ROW")
         return self.fetch(sql, list(itertools.chain.from_iterable(zip(*columns)))).rowcount
 

@@ -9,14 +9,14 @@ from typing import Any
 import peewee
 from peewee import qualify_names  # type: ignore[attr-defined]
 
-from .blame import blaming
+from .blame import blaming, in_parts
 from .cascading import Fallout, fell, foresee
 from .change import Change
 from .engine import BufferedCursor, Engine
 from .errors import FlushError, StaleDataError
 from .identity import IdentityMap
 from .mapper import Column, Mapper, chunks, in_clause, where_equal
-from .statements import Insert, Update, halves
+from .statements import Insert, Update, halves, singles
 from .tracking import MISSING, put
 
 Fill = tuple[Any, str, Any]
@@ -77,14 +77,12 @@ class Persister:
         columns = [self._encode(mapper, name, instances) for name in names]
         computed = [name for name, values in zip(names, columns) if _has_expression(values)]
         if len(instances) > 1 and (computed or not names):
-            for instance in instances:
-                self._insert(mapper, names, [instance])
+            in_parts(singles(instances), lambda part: self._insert(mapper, names, part))
             return
         returned = [name for name in mapper.optional if name not in names] + computed
         keys = [name for name in mapper.key_names if name not in returned] if returned else []
         if len(instances) > 1 and not self.database.fits(columns):
-            for half in halves(instances):
-                self._insert(mapper, names, half)
+            in_parts(halves(instances), lambda part: self._insert(mapper, names, part))
             return
         returning = keys + returned if self.database.returns_inserted else []
         if computed:
@@ -181,13 +179,17 @@ class Persister:
 
     def _update(self, mapper: Mapper, names: tuple[str, ...], changes: Sequence[Change]) -> None:
         columns = [self._encode(mapper, name, [change.instance for change in changes]) for name in names]
-        if any(_has_expression(values) for values in columns):
-            for change, row in zip(changes, zip(*columns)):
-                self._update_with_expressions(change, row)
+        computed = any(_has_expression(values) for values in columns)
+        columns += zip(*map(_where, changes))
+        if len(changes) > 1 and (computed or not self.database.fits(columns)):
+            parts = singles(changes) if computed else halves(changes)
+            in_parts(parts, lambda part: self._update(mapper, names, part))
+            return
+        if computed:
+            self._update_with_expressions(changes[0], [values[0] for values in columns[: len(names)]])
             return
         update = mapper.statement(("update", names), lambda: _update_of(mapper, names))
-        found = self.database.update_rows(update, [*columns, *zip(*map(_where, changes))])
-        _check_count(mapper, changes, found, "update")
+        _check_count(mapper, changes, self.database.update_rows(update, columns), "update")
 
     def _update_with_expressions(self, change: Change, row: Sequence[Any]) -> None:
         mapper, params = change.mapper, []

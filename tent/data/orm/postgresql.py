@@ -160,6 +160,7 @@ class CockroachEngine(PostgresqlEngine, PooledCockroachDatabase):  # type: ignor
     """A CockroachDB cluster: a `playhouse.cockroachdb.CockroachDatabase` with a pool."""
 
     kind = "cockroachdb"
+    defers_foreign_keys = False
     field_types = {**PooledCockroachDatabase.field_types, **_TYPES}
 
     def array_type(self, field: Any) -> str | None:

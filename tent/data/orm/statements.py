@@ -48,10 +48,11 @@ class Update:
 
     def of_joined_rows(self, count: int, row: str) -> str:
         """Return the UPDATE of a number of rows by a table of their values: MySQL's, whose rows begin with `row`."""
-        first = ", ".join(f"{column.placeholder} AS c{n}" for n, column in enumerate(self.columns))
-        others = ", ".join([f"{row}({_marks(self.columns)})"] * (count - 1))
+        # The types are those of the columns. Of literals alone, MariaDB would make a type that cuts long ones short.
+        typed = ", ".join(f"{column.sql} AS c{n}" for n, column in enumerate(self.columns))
+        rows = ", ".join([f"{row}({_marks(self.columns)})"] * count)
         same = self._same(f"{self._table}.")
-        values = f"SELECT {first} UNION ALL VALUES {others}" if count > 1 else f"SELECT {first}"
+        values = f"SELECT {typed} FROM {self._table} WHERE FALSE UNION ALL VALUES {rows}"
         return (
             f"UPDATE {self._table} JOIN ({values}) AS v ON {' AND '.join(same[self._count :])} "
             f"SET {', '.join(same[: self._count])}"
@@ -102,3 +103,8 @@ def _equal(columns: Sequence[Marked], glue: str) -> str:
 def _unnested(columns: Sequence[Marked]) -> str:
     arrays = ", ".join(f"%s::{column.array}" for column in columns)
     return f"unnest({arrays}) WITH ORDINALITY AS v({', '.join(f'c{n}' for n in range(len(columns)))}, n)"
+
+
+def singles(items: Sequence[Any]) -> list[Sequence[Any]]:
+    """Return the items of a sequence, each in one of its own."""
+    return [[item] for item in items]
