@@ -197,7 +197,7 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
 
     def beginning(self, isolation_level: str | None) -> Sequence[str]:
         level = [f"SET TRANSACTION ISOLATION LEVEL {isolation_level}"] if isolation_level else []
-        return [*level, f"START TRANSACTION{' READ ONLY' if self.read_only else ''}"]
+        return [*level, "START TRANSACTION READ ONLY" if self.read_only else "BEGIN"]
 
     def has_transaction(self) -> bool:
         return not self._state.closed and bool(self._state.conn.open) and _is_in_transaction(self._state.conn)
