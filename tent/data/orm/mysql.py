@@ -120,8 +120,10 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         self._operations["ILIKE"] = f"COLLATE {caseless} LIKE"
         self._operations["IREGEXP"] = f"COLLATE {caseless} REGEXP"
         with connection.cursor() as cursor:
-            cursor.execute(f"SET NAMES utf8mb4 COLLATE {exact}, sql_mode = 'TRADITIONAL,NO_AUTO_VALUE_ON_ZERO'")
-            if not self.returns_inserted:
+            cursor.execute(
+                f"SET NAMES utf8mb4 COLLATE {exact}, sql_mode = 'TRADITIONAL,NO_AUTO_VALUE_ON_ZERO,PIPES_AS_CONCAT'"
+            )
+            if not self.returns_inserted or len(self.hosts) > 1:  # a node without its cluster takes SET, and no SELECT
                 cursor.execute("SELECT @@auto_increment_increment")
                 self.auto_increment = cursor.fetchone()[0]
 
