@@ -107,6 +107,7 @@ class Engine(Pool):
     foreign_key: ClassVar[str] = "CONSTRAINT"  # what one is called that is dropped
     table_settings = ""  # that tables are installed with
     auto_increment = 1  # from one generated key to the next, where INSERT does not return them
+    undoes_ddl: ClassVar[bool] = True  # CREATE, ALTER and DROP are parts of a transaction
     enforces_foreign_keys: bool = True
 
     place: str  # of the database, as a message shows it

@@ -68,6 +68,7 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
     defers_foreign_keys = False
     foreign_key = "FOREIGN KEY"
     json_methods = MysqlJSON
+    undoes_ddl = False
     _host = 0  # the place of the one that answered last
 
     def __init__(self, settings: Checked) -> None:

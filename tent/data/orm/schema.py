@@ -25,9 +25,7 @@ def install_tables(engine: Engine, models: Any = None) -> list[str]:
         _check_names(database, wanted)
         existing = _existing(database, wanted)
         created = [model for model in sort_models(wanted) if _place(model) not in existing]
-        _create_tables(database, created)
-        for model in wanted:
-            _Schema(model, database).create_indexes(safe=True)
+        _create(database, sort_models(wanted), created)
     return [model._meta.table_name for model in created]
 
 
@@ -98,23 +96,41 @@ def _transaction(engine: Engine) -> Iterator[Engine]:
         database.release()
 
 
-def _create_tables(database: Engine, models: Sequence[Any]) -> None:
-    deferred = _deferred(models)
-    if database.adds_foreign_keys:
+def _create(database: Engine, models: Sequence[Any], new: Sequence[Any]) -> None:
+    """Create new tables, and the missing indexes of all, in the order of their foreign keys.
+
+    A foreign key can be to a column that an index makes unique: so each table has its indexes before the next is made.
+    """
+    with _postponing(database, new) as postponed:
         for model in models:
-            _Schema(model, database).create_table(safe=True)
-        for field in deferred:
-            _Schema(field.model, database).create_foreign_key(field)
-        return
-    # SQLite takes a foreign key to a table yet to be made, and adds none to one that there is.
-    for field in deferred:
-        field.deferred = False
+            schema = _Schema(model, database)
+            if model in new:
+                schema.create_table(safe=True)
+            schema.create_indexes(safe=True)
+    for field in postponed:
+        _Schema(field.model, database).create_foreign_key(field)
+
+
+@contextmanager
+def _postponing(database: Engine, models: Iterable[Any]) -> Iterator[list[Any]]:
+    """A block in which tables are made without the foreign keys that have to come after them, which it gives.
+
+    SQLite takes a foreign key to a table yet to be made, and adds none to one that there is.
+    """
+    fields = [field for model in models for field in model._meta.refs if field.deferred or _is_to_own_column(field)]
+    former = [field.deferred for field in fields]
+    for field in fields:
+        field.deferred = database.adds_foreign_keys
     try:
-        for model in models:
-            _Schema(model, database).create_table(safe=True)
+        yield fields if database.adds_foreign_keys else []
     finally:
-        for field in deferred:
-            field.deferred = True
+        for field, deferred in zip(fields, former):
+            field.deferred = deferred
+
+
+def _is_to_own_column(field: Any) -> bool:
+    """Tell whether a foreign key is to a column of its own table that is not the primary key."""
+    return field.rel_model is field.model and not field.rel_field.primary_key
 
 
 def _deferred(models: Iterable[Any]) -> list[Any]:
