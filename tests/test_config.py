@@ -10,16 +10,20 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import peewee
 import pytest
+from conftest import with_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tent.data import dbm
+from tent.data.orm.config import read_config
 
 Connect = Callable[[Any], Any]
 
+SERVER = {"driver": "postgresql", "database": "tent"}
 MEMORY = {"driver": "sqlite", "path": ":memory:"}
 
 
@@ -340,7 +344,7 @@ def as_plain_user(path: Path) -> str:
 
 
 @pytest.fixture
-def database() -> Iterator[Path]:
+def their_file() -> Iterator[Path]:
     """A database of a plain user's, in a folder that it can reach: pytest's own are closed to others."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -351,22 +355,22 @@ def database() -> Iterator[Path]:
         yield folder / "a.db"
 
 
-def test_a_plain_user_can_open_a_file_of_its_own(database: Path) -> None:
-    assert "a.db" in as_plain_user(database)
+def test_a_plain_user_can_open_a_file_of_its_own(their_file: Path) -> None:
+    assert "a.db" in as_plain_user(their_file)
 
 
-def test_a_file_without_permission_is_refused(database: Path) -> None:
-    database.chmod(0)
-    said = as_plain_user(database)
+def test_a_file_without_permission_is_refused(their_file: Path) -> None:
+    their_file.chmod(0)
+    said = as_plain_user(their_file)
     assert said.startswith("refused:")
-    assert str(database) in said
+    assert str(their_file) in said
     assert "permission" in said
 
 
-def test_a_new_file_in_a_directory_without_permission_is_refused(database: Path) -> None:
-    database.parent.chmod(0o555)
-    said = as_plain_user(database.parent / "new.db")
-    database.parent.chmod(0o755)
+def test_a_new_file_in_a_directory_without_permission_is_refused(their_file: Path) -> None:
+    their_file.parent.chmod(0o555)
+    said = as_plain_user(their_file.parent / "new.db")
+    their_file.parent.chmod(0o755)
     assert said.startswith("refused:")
     assert "permission" in said
 
@@ -400,6 +404,21 @@ def test_a_secret_is_masked_in_a_mapping_within_the_mapping() -> None:
         "sqlite:///a.db?password=hunter2",
         "sqlite:///a.db?timeout=2&passwd=hunter2",
         "sqlite://joe:hunter2@[::1/a",
+        "postgresql://joe:[hunter2]@127.0.0.1:1/a",
+        "postgresql://joe:hunter2\N{ACCOUNT OF}@127.0.0.1:1/a",  # NFKC makes a "/" of it
+        "postgresql://joe:hunter2\t@host/a",
+        "postgresql://joe:hunter2/@host/a",
+        "postgresql://jo/e:hunter2@host/a",
+        "postgresql://joe:hunter2%40host/a",
+        "postgresql://joe:hunter2@h,x%2Cy/a",
+        "postgresql://joe%3Ahunter2@host:x/a",
+        "postgresql://joe:hunter2",
+        "postgresql://joe:hunter2/a",
+        "postgresql:joe:hunter2@host/a",
+        "postgresql//joe:hunter2@host/a",
+        "joe:hunter2@host/a",
+        "mariadb://host/a?pwd=hunter2&echo=loud",
+        "mariadb://host/a?password=hunter2",
     ],
 )
 def test_a_secret_of_a_url_is_masked(url: str) -> None:
@@ -412,6 +431,96 @@ def test_masking_leaves_the_config_of_the_program_as_it_is() -> None:
     config = {**MEMORY, "password": "hunter2"}
     refusal(config)
     assert config["password"] == "hunter2"
+
+
+# Servers
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    return dict(read_config(config))
+
+
+@pytest.mark.parametrize(
+    ("place", "hosts"),
+    [
+        ("", [("", 5432)]),
+        ("db1", [("db1", 5432)]),
+        ("db1:5433", [("db1", 5433)]),
+        ("db1:", [("db1", 5432)]),
+        ("[::1]", [("::1", 5432)]),
+        ("[::1]:5433", [("::1", 5433)]),
+        ("db1,db2:5433,[fe80::1]:5434", [("db1", 5432), ("db2", 5433), ("fe80::1", 5434)]),
+        ("%2Fvar%2Frun", [("/var/run", 5432)]),
+    ],
+)
+def test_a_url_has_one_host_or_several(place: str, hosts: Any) -> None:
+    assert settings_of(f"postgresql://joe@{place}/tent")["hosts"] == hosts
+
+
+@pytest.mark.parametrize("password", ["a:b@c", "[::1]", "%2F%3F%23%25", "\N{ACCOUNT OF}", "%E6%9D%8E", "a=b&c,d", " "])
+def test_a_password_of_a_url_is_unquoted_and_nothing_else(password: str) -> None:
+    assert settings_of(f"mariadb://joe:{password}@db1/tent")["password"] == unquote(password)
+
+
+@pytest.mark.parametrize("host", ["db1:x", "db1:0", "db1:65536", "db1:" + "9" * 5000, "[::1]:x"])
+def test_a_port_that_is_none_is_refused(host: str) -> None:
+    assert "'host' has a port that is no number" in str(refusal({**SERVER, "host": host}))
+
+
+@pytest.mark.parametrize("host", ["a/b", "[::1", "[::1]x", "[]", "a?b", ["a,b"], "a\x7f b", "", [""]])
+def test_a_host_that_is_none_is_refused(host: Any) -> None:
+    assert "'host'" in str(refusal({**SERVER, "host": host}))
+
+
+def test_a_socket_of_mariadb_is_an_option() -> None:
+    assert "'options': {'unix_socket': '/run/db.sock'}" in str(
+        refusal({**SERVER, "driver": "mariadb", "host": "/run/db.sock"})
+    )
+
+
+@pytest.mark.parametrize("key", ["host", "user", "password"])
+def test_what_stands_before_the_question_mark_is_refused_behind_it(key: str) -> None:
+    assert f"has the key {key!r} behind its '?'" in str(refusal(f"postgresql://db1/tent?{key}=x"))
+
+
+@pytest.mark.parametrize("option", ["host", "autocommit", "charset", "client_flag", "row_factory"])
+def test_an_option_that_is_the_librarys_is_refused(option: str) -> None:
+    assert f"'options' can't have {option!r}" in str(refusal({**SERVER, "options": {option: "x"}}))
+
+
+def test_options_of_libpq_go_through_a_url() -> None:
+    assert settings_of("postgresql:///tent?options=-c%20a%3Db")["options"] == {"options": "-c a=b"}
+
+
+@pytest.mark.databases("servers")
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"pool_sise": 3}, "did you mean 'pool_size'?"),
+        ({"max_connections": 3}, "'options' above all"),
+        ({"connect_timeout": "soon"}, "'options' above all"),
+        ({"ssl_ca": "/no/such/file", "ssl_disabled": False}, "'options' above all"),
+        ({"sslmode": "perhaps"}, "'options' above all"),
+    ],
+)
+def test_an_option_that_the_driver_can_not_use_is_refused(config: Any, options: Any, reason: str) -> None:
+    assert reason in str(refusal(with_settings(config, options)))
+
+
+@pytest.mark.databases("servers")
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"password": "wrong"}, "refuses the user"),
+        ({"user": "nobody at all"}, "refuses the user"),
+        ({"database": "no_such_database"}, "'database'"),
+        ({"host": "127.0.0.1:1"}, "can't be reached"),
+        ({"host": "no.such.host.invalid"}, "can't be reached"),
+    ],
+)
+def test_a_server_that_says_no_is_told_with_the_remedy(config: Any, change: Any, reason: str) -> None:
+    error = refusal(with_settings(config, **change))
+    assert reason in str(error)
 
 
 # Whatever the config is, nothing else is raised

@@ -6,14 +6,26 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from .errors import DBConfigurationException, article
 
 Checked = dict[str, Any]
 
-_SECRET = re.compile(r"pass|secret|token", re.IGNORECASE)
-_URL_PASSWORD = re.compile(r"(://[^/?#]*?:)(.*)(@)", re.DOTALL)
+_SECRET = re.compile(r"pass|pwd|secret|token", re.IGNORECASE)
+_URL = re.compile(r"(?P<place>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?P<fragment>#.*)?", re.DOTALL)
+# What can be a password in a URL, well-formed or not: what is before the last "@", what follows "user:" where the "@"
+# was forgotten, unless it is a port, and the values of some keys
+_URL_SECRETS = (
+    (re.compile(r"(?i)((?:pass\w*|pwd|secret|token)=)[^&]*"), r"\1***"),
+    (re.compile(r"(?is)((?:://[^/?#]*?|(?<!sqlite)://.*?)(?::|%3a)).*@"), r"\1***@"),
+    (re.compile(r"(?s)\A(?!\w+://).*@"), r"***@"),
+    (re.compile(r"(?s)(://[^@/?#:\[]*:)(?!\d*(?:[/?#,]|\Z))[^@/?#]*(?!.*@)"), r"\1***"),
+)
+_HOST = re.compile(
+    r"(?P<bare>[^\[\]]*:[^\[\]]*:[^\[\]]*)"  # an IPv6 address, which has colons of its own
+    r"|(?:\[(?P<address>[^\[\]]+)\]|(?P<name>[^\[\]:]*))(?::(?P<port>.*))?"
+)
 _WORD = re.compile(r"-?[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z")
 MASK = "***"
 
@@ -30,13 +42,13 @@ def read_config(config: Any) -> Checked:
     if driver is None:
         _refuse(config, f"The config has no 'driver'. Add one, for example 'driver': 'sqlite'; known: {_known()}.")
     if not isinstance(driver, str) or driver not in DRIVERS:
-        _refuse(config, f"Unknown driver {driver!r}{_nearest(driver, DRIVERS)}; known: {_known()}.")
+        _refuse(config, f"Unknown driver {driver!r}{nearest(driver, DRIVERS)}; known: {_known()}.")
     keys = DRIVERS[driver]
     for key in settings:
         if key != "driver" and key not in keys:
             _refuse(
                 config,
-                f"Unknown key {key!r} for the driver {driver!r}{_nearest(key, keys)}; known: "
+                f"Unknown key {key!r} for the driver {driver!r}{nearest(key, keys)}; known: "
                 + ", ".join(sorted(keys))
                 + ".",
             )
@@ -57,10 +69,19 @@ def read_config(config: Any) -> Checked:
 def masked(config: Any) -> Any:
     """Return a copy of a config that can be shown: passwords are replaced by `***`."""
     if isinstance(config, str):
-        return _URL_PASSWORD.sub(rf"\1{MASK}\3", re.sub(r"(?i)((?:pass\w*|secret|token)=)[^&]*", rf"\1{MASK}", config))
+        for pattern, shown in _URL_SECRETS:
+            config = pattern.sub(shown, config)
+        return config
     if isinstance(config, Mapping):
         return {key: masked(value) if _is_open(key, config) else MASK for key, value in config.items()}
     return config
+
+
+def secrets(settings: Checked) -> list[str]:
+    """Return the secrets of checked settings, none of which a message may show."""
+    options = settings.get("options", {})
+    found = [settings.get("password"), *(value for key, value in options.items() if _SECRET.search(key))]
+    return [str(value) for value in found if value]
 
 
 def _is_open(key: Any, config: Mapping[Any, Any]) -> bool:
@@ -87,7 +108,8 @@ def _as_mapping(config: Any) -> Mapping[Any, Any]:
 def places(settings: Checked) -> str:
     """Return the hosts and ports of checked settings, as a message shows them."""
     return ", ".join(
-        host if host.startswith("/") else f"{host or 'localhost'}:{port}" for host, port in settings["hosts"]
+        host if host.startswith("/") else f"{f'[{host}]' if ':' in host else host or 'localhost'}:{port}"
+        for host, port in settings["hosts"]
     )
 
 
@@ -99,10 +121,11 @@ def _known() -> str:
     return ", ".join(map(repr, sorted(DRIVERS)))
 
 
-def _nearest(word: Any, words: Iterable[str]) -> str:
+def nearest(word: Any, words: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return a question for the word that one is perhaps meant for, if there is any."""
     import difflib  # slow to import, and only needed for a config that is refused
 
-    close = difflib.get_close_matches(str(word).lower(), words, n=1)
+    close = difflib.get_close_matches(str(word).lower(), words, 1, cutoff)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
@@ -188,7 +211,7 @@ def _port(value: Any) -> int | None:
     return value
 
 
-def _hosts(name: str) -> Callable[[Any], list[tuple[str, int | None]]]:
+def _hosts(name: str, has_sockets: bool = True) -> Callable[[Any], list[tuple[str, int | None]]]:
     """Return the check of a host or several, each with a port of its own perhaps: "db1:5433", ["db1", "[::1]:5432"]."""
 
     def check(value: Any) -> list[tuple[str, int | None]]:
@@ -200,17 +223,31 @@ def _hosts(name: str) -> Callable[[Any], list[tuple[str, int | None]]]:
 
     def split(text: str) -> tuple[str, int | None]:
         text = text.strip()
+        found = _HOST.fullmatch(text)
+        # What is no name is not shown: of a URL that is not well-formed it may be the password.
+        if "@" in text:
+            raise ValueError(f"{name!r} has an '@'. In a URL the '@' before the host is not written '%40'.")
         if not text or any(ord(character) < 33 for character in text):
             raise ValueError(f"{name!r} has a host without a name, or one with blanks in it: {text!r}.")
         if text.startswith("/"):  # the directory of a Unix socket
+            if not has_sockets:
+                raise ValueError(f"{name!r} is a path. A socket is an option: 'options': {{'unix_socket': {text!r}}}.")
             return text, None
-        bracketed, _, rest = text.partition("]")
-        host, colon, port = (bracketed[1:], *rest.partition(":")[1:]) if text[0] == "[" else text.rpartition(":")
-        if not colon or (":" in host and text[0] != "["):  # an IPv6 address has colons of its own
-            return host if text[0] == "[" else text, None
-        return host, _port(int(port) if port.isascii() and port.isdigit() else port)
+        if found is None or set(text) & set(",/?#"):
+            raise ValueError(f"{name!r} has a character that no host has. Write 'db1', 'db1:5433' or '[::1]:5432'.")
+        host, port = found["bare"] or found["address"] or found["name"], found["port"]
+        if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+            raise ValueError(f"{name!r} has a port that is no number from 1 to 65535, behind the colon after {host!r}.")
+        return host, int(port) if port else None
 
     return check
+
+
+# Which are keys of the config itself, or said by the library, which reads what the driver gives in its way
+_OWN = {"host", "port", "user", "password", "passwd", "database", "db", "dbname", "conninfo", "dsn", "autocommit"} | {
+    *("charset", "client_encoding", "use_unicode", "conv", "cursorclass", "cursor_factory", "row_factory"),
+    *("client_flag", "defer_connect"),
+}
 
 
 def _options(value: Any) -> dict[str, Any]:
@@ -218,10 +255,10 @@ def _options(value: Any) -> dict[str, Any]:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         raise ValueError("'options' must be a mapping of names to values, which the driver gets as they are.")
-    own = {"host", "port", "user", "password", "database", "dbname", "conninfo", "dsn", "autocommit"} & value.keys()
+    own = _OWN & value.keys()
     if own:
         raise ValueError(
-            f"'options' can't have {sorted(own)[0]!r}: it is a key of the config itself, or the library's."
+            f"'options' can't have {min(own)!r}: a key of the config, or the library, says it. Leave it out."
         )
     return dict(value)
 
@@ -258,14 +295,15 @@ _SERVER: dict[str, Callable[[Any], Any]] = {
     "pool_recycle": _seconds("pool_recycle", None),
     "echo": _echo,
 }
+_MYSQL = {**_SERVER, "host": _hosts("host", has_sockets=False), "replicas": _hosts("replicas", has_sockets=False)}
 
 #: The known drivers: for each, the keys of its config and the function that checks a value or gives the default.
 DRIVERS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "sqlite": {"path": _path, "echo": _echo, "timeout": _timeout, "pragmas": _pragmas},
     "postgresql": _SERVER,
     "cockroachdb": _SERVER,
-    "mysql": _SERVER,
-    "mariadb": _SERVER,
+    "mysql": _MYSQL,
+    "mariadb": _MYSQL,
 }
 #: The ports that servers listen on, unless told otherwise.
 PORTS = {"postgresql": 5432, "cockroachdb": 26257, "mysql": 3306, "mariadb": 3306}
@@ -279,32 +317,37 @@ def read_url(url: str) -> Mapping[str, Any]:
     """Return the config that a URL stands for, unchecked. Raises `ValueError`."""
     from playhouse import db_url  # imports every driver that is installed, so only when a URL is read
 
-    scheme, separator, _ = url.partition("://")
-    if not separator:
+    scheme, separator, rest = url.partition("://")
+    if not separator or "@" in scheme:
+        is_server = "@" in url or re.match(rf"(?:{'|'.join(PORTS)})\b", url)
+        remedy = "'postgresql://user:password@host/database'" if is_server else f"for a file 'sqlite:///{masked(url)}'"
         raise ValueError(
-            f"{masked(url)!r} is no database URL. For a file write 'sqlite:///{masked(url)}', or a mapping: "
-            "{'driver': 'sqlite', 'path': …}."
+            f"{masked(url)!r} is no database URL. Write {remedy}, or a mapping: {{'driver': 'sqlite', 'path': …}}."
         )
     scheme = _ALIASES.get(scheme, scheme)
     if scheme not in DRIVERS:
         return {"driver": scheme}
-    try:
-        parts = urlsplit(url)
-        # Playhouse reads what follows the host, of which it takes only one.
-        arguments = db_url.parse(f"{scheme}:///{parts.path.removeprefix('/')}?{parts.query}")
-    except ValueError as problem:
-        raise ValueError(f"{masked(url)!r} can't be read as a URL: {problem}.") from None
-    if scheme != "sqlite" and "@" not in parts.netloc and "@" in url:
+    if any(ord(character) < 32 for character in rest):
+        raise ValueError(f"{masked(url)!r} has a tab or a line break. In a URL they are written '%09' and '%0A'.")
+    # Not by urlsplit(), which takes brackets in a password for an address, and says the password in its errors
+    parts = _URL.fullmatch(rest)
+    assert parts is not None
+    place, path, query = parts["place"], unquote(parts["path"].removeprefix("/")), parts["query"] or ""
+    if scheme != "sqlite" and "@" not in place and "@" in url:
         raise ValueError(
             f"{masked(url)!r} has a '/', '?' or '#' before its '@'. In a user or a password they are written '%2F', "
             "'%3F' and '%23'."
         )
-    if parts.fragment or {"driver", "path", "database"} & dict(parse_qsl(parts.query)).keys():
+    if parts["fragment"] or {"driver", "path", "database"} & dict(parse_qsl(query)).keys():
         raise ValueError(
             f"{masked(url)!r} says the path or database in two ways. A '#' or '?' in one is written '%23' or '%3F'."
         )
-    database = unquote(arguments.pop("database"))
-    return (_sqlite_url if scheme == "sqlite" else _server_url)(url, scheme, parts.netloc, database, arguments)
+    try:
+        arguments = db_url.parse(f"sqlite:///?{query}")
+    except ValueError as problem:
+        raise ValueError(f"{masked(url)!r} can't be read as a URL: {problem}.") from None
+    del arguments["database"]
+    return (_sqlite_url if scheme == "sqlite" else _server_url)(url, scheme, place, path, arguments)
 
 
 def _sqlite_url(url: str, scheme: str, place: str, path: str, arguments: dict[str, Any]) -> Mapping[str, Any]:
@@ -326,5 +369,12 @@ def _server_url(url: str, scheme: str, place: str, database: str, arguments: dic
         "host": [unquote(host) for host in hosts.split(",")] if hosts else None,
         "database": database,
     }
-    keys = {key: arguments.pop(key) for key in list(arguments) if key in _SERVER and key not in found}
+    twice = found.keys() & arguments.keys()
+    if twice:
+        raise ValueError(
+            f"{masked(url)!r} has the key {min(twice)!r} behind its '?'. It stands before: "
+            f"'{scheme}://user:password@host/database'."
+        )
+    # libpq has an option of the name "options", too, and in a URL that is meant
+    keys = {key: arguments.pop(key) for key in list(arguments) if key in _SERVER and key != "options"}
     return {"driver": scheme, **found, **keys, **({"options": arguments} if arguments else {})}

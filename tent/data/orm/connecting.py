@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import peewee
 
-from .config import Checked, masked, read_config
+from .config import DRIVERS, Checked, masked, nearest, read_config, secrets
 from .engine import Engine
 from .errors import DBConfigurationException
 from .memory import MemoryEngine
@@ -33,24 +33,35 @@ def _tried(config: Any, settings: Checked) -> Engine:
         engine = _make(settings)
     except ImportError as error:
         extra = _EXTRAS[settings["driver"]]
-        _refuse(config, f"A package is missing ({error}). Install it: pip install 'tent-data[{extra}]'.", error)
+        reason = " ".join(str(error).split())
+        _refuse(config, f"A package is missing ({reason}). Install it: pip install 'tent-data[{extra}]'.", error)
     try:
         _try(engine)
-    except (peewee.PeeweeException, TypeError, ValueError) as error:
+        unfit = engine.unfit()
+    except Exception as error:  # of an option that is wrong, a driver makes a TypeError, an OSError or anything
         engine.close_all()
         problem = str(getattr(error, "orig", None) or error)
-        is_discreet = not settings.get("password") or settings["password"] not in f"{error!r} {problem}"
+        is_discreet = not any(secret in f"{error!r} {problem}" for secret in secrets(settings))
         _refuse(
             config,
             f"The database at {engine.place} {engine.diagnosis(problem)}"
-            + (f" ({problem.strip()})." if is_discreet else "."),
+            + (f" ({problem.strip()})." if is_discreet else ".")
+            + _misspelt(settings),
             error if is_discreet else None,
         )
-    unfit = engine.unfit()
     if unfit:
         engine.close_all()
         _refuse(config, unfit)
     return engine
+
+
+def _misspelt(settings: Checked) -> str:
+    """Return a question for an option that looks like a key of the config: a URL has both behind its `?`."""
+    for option in settings.get("options", ()):
+        near = nearest(option, DRIVERS[settings["driver"]].keys() - {option}, 0.8)
+        if near:
+            return f" Is its option {option!r} a misspelt key?{near}"
+    return ""
 
 
 def _make(settings: Checked) -> Engine:

@@ -35,6 +35,7 @@ statements = logging.getLogger("tent.data.sql")
 REFUSED = "refuses the user: correct 'user', 'password' and 'database', or grant the user what is missing"
 NO_DATABASE = "has no such database: create it (CREATE DATABASE …), or correct 'database'"
 UNREACHABLE = "can't be reached: start the server, or correct 'host' and 'port'"
+UNWILLING = "doesn't take the connection: see why, and mend it on the server or in the config"
 BAD_OPTION = "can't be used like this: correct the config, 'options' above all"
 
 

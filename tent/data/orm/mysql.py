@@ -17,7 +17,7 @@ from pymysql.cursors import SSCursor
 from .config import Checked, places
 from .cursor import close_quietly
 from .dialect import MysqlJSON
-from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, Engine
+from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, UNWILLING, Engine
 from .statements import Update
 
 # The numbers of errors after which work is to be repeated (https://mariadb.com/kb/en/mariadb-error-code-reference/):
@@ -27,7 +27,11 @@ _CONFLICTS = frozenset((1020, 1040, 1205, 1213))
 # no part of its cluster now, or only reads
 _LOST = frozenset((1053, 1927, 2002, 2003, 2006, 2013, 4031))
 _UNFIT = frozenset((1047, 1180, 1290, 1836))
-_DIAGNOSES = {1044: REFUSED, 1045: REFUSED, 1130: REFUSED, 1698: REFUSED, 1049: NO_DATABASE}
+_DIAGNOSES = {
+    **dict.fromkeys((1044, 1045, 1130, 1698), REFUSED),
+    1049: NO_DATABASE,
+    **dict.fromkeys((1040, 1129, 1203, 1226, *_UNFIT), UNWILLING),  # too many connections, of all or of the user
+}
 # Errors that PyMySQL takes for operational: a CHECK that failed (MySQL's, MariaDB's), a column left out that has no
 # default; a time that there is not, a division by zero, a number out of range
 _CLASSES = {
@@ -80,8 +84,8 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
             max_connections=settings["pool_size"],
             stale_timeout=settings["pool_recycle"],
             timeout=settings["pool_timeout"],
-            **_arguments(settings),
         )
+        self.connect_params.update(_arguments(settings))  # beside Peewee, which takes some for its own
         self._read_timeout = self.connect_params.pop("read_timeout", None)
         self.connect_params["read_timeout"] = self.connect_params["connect_timeout"]
         self.open_books(settings["echo"])
@@ -90,7 +94,9 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         for number, kind in _DIAGNOSES.items():
             if f"({number}, " in problem:
                 return kind
-        return UNREACHABLE if any(f"({number}, " in problem for number in _LOST | _UNFIT) else BAD_OPTION
+        if "SSL" in problem:
+            return BAD_OPTION
+        return UNREACHABLE if any(f"({number}, " in problem for number in _LOST) else BAD_OPTION
 
     def _open(self) -> Any:
         """Return a connection to the host that answered last or, if it doesn't now, to the next one that does."""

@@ -18,7 +18,7 @@ from psycopg.types.string import TextLoader
 from .config import Checked, places
 from .cursor import BufferedCursor, close_quietly
 from .dialect import PostgresqlJSON
-from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, Engine
+from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, UNWILLING, Engine
 from .statements import Insert, Update, are_arrays
 
 # What PostgreSQL and CockroachDB say when work is to be repeated (https://www.postgresql.org/docs/current/
@@ -30,6 +30,11 @@ _FAILED = (
     "a statement in it has failed, and PostgreSQL takes no more after that. Roll back; what may fail is "
     "tried in `with session.begin_nested():`."
 )
+_REFUSED = re.compile(
+    'authentication failed|no password supplied|no pg_hba.conf entry|role ".*" does not exist|'
+    "permission denied for database"
+)
+_BAD_OPTION = re.compile("invalid .*(option|value)|bad value|unrecognized configuration|definition of service|SSL|cert")
 _numbers = itertools.count(1)
 _SERIALS = {"SERIAL": "INTEGER", "BIGSERIAL": "BIGINT"}
 _TYPES = {
@@ -57,16 +62,19 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
             stale_timeout=settings["pool_recycle"],
             timeout=settings["pool_timeout"],
             prefer_psycopg3=True,
-            **_arguments(settings),
         )
+        self.connect_params.update(_arguments(settings))  # beside Peewee, which takes some for its own
         self.open_books(settings["echo"])
 
     def diagnosis(self, problem: str) -> str:
-        if "authentication failed" in problem or "no password supplied" in problem or "no pg_hba.conf entry" in problem:
+        # By its text: an error of connecting has no code.
+        if _REFUSED.search(problem):
             return REFUSED
         if re.search(r'database ".*" does not exist', problem):
             return NO_DATABASE
-        return BAD_OPTION if "invalid" in problem and "option" in problem else UNREACHABLE
+        if _BAD_OPTION.search(problem):
+            return BAD_OPTION
+        return UNWILLING if "FATAL" in problem or "session is" in problem else UNREACHABLE
 
     def _open(self) -> Any:
         connection = super()._open()
