@@ -240,6 +240,7 @@ class Engine(Pool):
         except Exception as error:
             if self._place is not None:
                 error.place = self._place
+            self.note_failure(error)
             raise
         finally:
             if self.query_hooks:
@@ -298,6 +299,7 @@ class Engine(Pool):
             raise peewee.DataError(f"a value can't be passed to the database: {error}") from error
         except peewee.PeeweeException as error:
             close_quietly(self._cursor)
+            self.note_failure(error)
             if self.is_lost():
                 reason = error.args[-1] if error.args else type(error).__name__
                 error.args = (f"The connection to the database is lost, and with it what was not committed: {reason}",)
@@ -356,6 +358,9 @@ class Engine(Pool):
         """Tell whether the connection is known to be lost."""
         return False
 
+    def note_failure(self, error: BaseException) -> None:
+        """Learn what an error has left of the connection: one whose server does no more work is closed."""
+
     def is_in_doubt(self, error: BaseException) -> bool:
         """Tell whether a COMMIT that met this error may have been done all the same."""
         return self.is_lost()
@@ -363,6 +368,10 @@ class Engine(Pool):
     def is_retryable(self, error: BaseException) -> bool:
         """Tell whether the work that met this error may succeed when it is done again from its start."""
         raise NotImplementedError
+
+    def is_outage(self, error: BaseException) -> bool:
+        """Tell whether the work was not done for want of a server, which another or the same one may be in a while."""
+        return False
 
     # Connections
 

@@ -101,6 +101,11 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         assert failure is not None
         raise failure
 
+    def _pass_over(self, host: tuple[str, int]) -> None:
+        """Let the next connection be to the host after this one: once, however many connections it has broken."""
+        if self.hosts[self._host] == host:
+            self._host = (self._host + 1) % len(self.hosts)
+
     def _initialize(self, connection: Any) -> None:
         """Let text be compared by its characters, as other databases do: "joe" is neither "Joe" nor "joe "."""
         self.mariadb = "mariadb" in connection.server_version.lower()
@@ -134,22 +139,15 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
             close_quietly(self._state.conn)  # else the rows that are left would be read
         close_quietly(cursor)
 
-    def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
-        try:
-            return super()._execute_cursor(sql, params, **options)
-        except peewee.PeeweeException as error:
-            self._note_failure(error)
-            raise
-
-    def _note_failure(self, error: peewee.PeeweeException) -> None:
-        """Learn what an error has left of the transaction, of which its message says nothing."""
+    def note_failure(self, error: BaseException) -> None:
         if self._state.closed:
             return
         connection = self._state.conn
         if _number(error) in _UNFIT:
-            (self.origin or self)._host += 1
             close_quietly(connection)
+            (self.origin or self)._pass_over((connection.host, connection.port))
         elif connection.open and _is_in_transaction(connection):
+            # Whether the transaction has ended with the error, its message does not say.
             try:
                 connection.ping(reconnect=False)
             except pymysql.Error:
@@ -199,7 +197,10 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         return self.is_lost() or _number(error) == _IN_DOUBT
 
     def is_retryable(self, error: BaseException) -> bool:
-        return isinstance(error, peewee.PeeweeException) and _number(error) in _CONFLICTS | _UNFIT
+        return self.is_outage(error) or (isinstance(error, peewee.PeeweeException) and _number(error) in _CONFLICTS)
+
+    def is_outage(self, error: BaseException) -> bool:
+        return isinstance(error, peewee.PeeweeException) and _number(error) in _UNFIT
 
 
 class MariaDBEngine(MySQLEngine):

@@ -17,12 +17,15 @@ from psycopg.types.string import TextLoader
 
 from .config import Checked, places
 from .dialect import PostgresqlJSON
-from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, Engine
+from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, Engine, close_quietly
+from .errors import ArgumentError
 
 # What PostgreSQL and CockroachDB say when work is to be repeated (https://www.postgresql.org/docs/current/
-# errcodes-appendix.html): conflicts of transactions, locks that were not free, servers that start, stop or have no
-# connection left, and writes on a server that has become a standby.
-_RETRYABLE = re.compile(r"40001|40P01|55P03|57P0[1235]|53300|25006|08...")
+# errcodes-appendix.html): conflicts of transactions, locks that were not free, no connection left,
+_CONFLICT = re.compile(r"40001|40P01|55P03|53300")
+# and servers that start or stop.
+_OUTAGE = re.compile(r"57P0[1235]|08...")
+_ONLY_READS = "25006"
 _AMBIGUOUS = "40003"  # https://www.cockroachlabs.com/docs/stable/transaction-retry-error-reference
 _numbers = itertools.count(1)
 _TYPES = {
@@ -127,12 +130,20 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
     def is_lost(self) -> bool:
         return not self._state.closed and bool(self._state.conn.closed)
 
+    def note_failure(self, error: BaseException) -> None:
+        # The server has become a standby, unless the session itself only reads: another one takes writes now.
+        if _state(error) == _ONLY_READS and not self.read_only and not self._state.closed:
+            close_quietly(self._state.conn)
+            error.is_elsewhere = True  # type: ignore[attr-defined]
+
     def is_retryable(self, error: BaseException) -> bool:
-        cause = getattr(error, "orig", None)
-        state = getattr(cause, "sqlstate", None)
+        return self.is_outage(error) or _CONFLICT.fullmatch(_state(error) or "") is not None
+
+    def is_outage(self, error: BaseException) -> bool:
+        state = _state(error)
         if state is None:  # the connection broke, or there was none to be had
-            return isinstance(cause, psycopg.OperationalError)
-        return _RETRYABLE.fullmatch(state) is not None
+            return isinstance(getattr(error, "orig", None), psycopg.OperationalError)
+        return _OUTAGE.fullmatch(state) is not None or getattr(error, "is_elsewhere", False)
 
 
 class CockroachEngine(PostgresqlEngine, PooledCockroachDatabase):  # type: ignore[misc]
@@ -156,10 +167,23 @@ class CockroachEngine(PostgresqlEngine, PooledCockroachDatabase):  # type: ignor
         """Its keys come from no sequence."""
 
     def is_in_doubt(self, error: BaseException) -> bool:
-        return super().is_in_doubt(error) or getattr(getattr(error, "orig", None), "sqlstate", None) == _AMBIGUOUS
+        return super().is_in_doubt(error) or _state(error) == _AMBIGUOUS
 
-    def begin(self, isolation_level: str | None = None, **_: Any) -> None:
-        Engine.begin(self, isolation_level)
+    def begin(self, system_time: Any = None, priority: str | None = None) -> None:  # type: ignore[override]
+        # These are what atomic() of this database takes, and passes on.
+        if priority is not None and str(priority).lower() not in ("low", "normal", "high"):
+            raise ArgumentError(f"priority is 'low', 'normal' or 'high', not {priority!r}.")
+        Engine.begin(self)
+        if system_time is not None:
+            self.execute_sql("SET TRANSACTION AS OF SYSTEM TIME %s", (system_time,))
+        if priority is not None:
+            self.execute_sql(f"SET TRANSACTION PRIORITY {priority}")
+
+
+def _state(error: BaseException) -> str | None:
+    """Return the SQLSTATE of the server's error that Peewee's was made of."""
+    state: str | None = getattr(getattr(error, "orig", None), "sqlstate", None)
+    return state
 
 
 def _arguments(settings: Checked) -> dict[str, Any]:
