@@ -89,6 +89,8 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
                     database=self.database, host=host, port=port, autocommit=True, **self.connect_params
                 )
                 self._initialize(connection)
+                if len(self.hosts) > 1:
+                    connection.commit()  # which a node refuses that is no part of its cluster now
                 # Until here it was that for connecting, which PyMySQL takes for the TCP connection only.
                 connection._read_timeout = self._read_timeout
             except pymysql.OperationalError as error:
