@@ -390,6 +390,11 @@ class Engine(Pool):
         self._cursor = super().cursor(named_cursor)
         return self._cursor
 
+    def close_all(self) -> None:
+        super().close_all()
+        if self.origin is None and self.replica is not None:
+            self.replica.close_all()
+
     def __del__(self) -> None:
         if self.origin is None and self.__dict__.get("_forks") == _forks and not sys.is_finalizing():
             self._close_connections()
