@@ -159,6 +159,12 @@ class CockroachEngine(PostgresqlEngine, PooledCockroachDatabase):  # type: ignor
             return None
         return f"The server at {self.place} is {found.split(' (')[0]}: use the driver 'postgresql'."
 
+    @contextlib.contextmanager
+    def installing(self) -> Iterator[None]:
+        # It advises against changes of the schema in transactions, where they can fail in part, and has no advisory
+        # locks (before 26.3). Each statement is a transaction of its own then, which the cluster itself repeats.
+        yield
+
     def new_keys(self, count: int) -> list[Any]:
         # unique_rowid() gives unique numbers, and promises no order for the rows of one statement.
         return [key for (key,) in self.fetch("SELECT unique_rowid() FROM generate_series(1, %s)", (count,)).rows]
@@ -169,7 +175,7 @@ class CockroachEngine(PostgresqlEngine, PooledCockroachDatabase):  # type: ignor
     def is_in_doubt(self, error: BaseException) -> bool:
         return super().is_in_doubt(error) or _state(error) == _AMBIGUOUS
 
-    def begin(self, system_time: Any = None, priority: str | None = None) -> None:  # type: ignore[override]
+    def begin(self, system_time: Any = None, priority: str | None = None) -> None:
         # These are what atomic() of this database takes, and passes on.
         if priority is not None and str(priority).lower() not in ("low", "normal", "high"):
             raise ArgumentError(f"priority is 'low', 'normal' or 'high', not {priority!r}.")
@@ -187,9 +193,13 @@ def _state(error: BaseException) -> str | None:
 
 
 def _arguments(settings: Checked) -> dict[str, Any]:
-    """Return what libpq takes: of several hosts it tries one after the other, and keeps to one that takes writes."""
+    """Return what libpq takes: of several hosts it tries one after the other, and keeps to one that takes writes.
+
+    All nodes of CockroachDB do, so nothing need be asked of them.
+    """
     hosts = settings["hosts"]
-    several = {"target_session_attrs": settings.get("target", "read-write")} if len(hosts) > 1 else {}
+    has_parts = len(hosts) > 1 and settings["driver"] == "postgresql"
+    several = {"target_session_attrs": settings.get("target", "read-write")} if has_parts else {}
     found = {
         "host": ",".join(host for host, _ in hosts),
         "port": ",".join(str(port) for _, port in hosts),
