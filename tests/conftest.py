@@ -67,7 +67,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_report_header() -> str:
     given = "" if servers.URLS else " (servers: set TENT_TEST_URLS, see scripts/servers.sh)"
-    return f"databases: {', '.join(servers.DATABASES)}{given}"
+    clusters = ", ".join(servers.CLUSTERS) or 'none (set TENT_TEST_CLUSTERS="replication galera")'
+    return f"databases: {', '.join(servers.DATABASES)}{given}; clusters: {clusters}"
 
 
 @pytest.fixture
