@@ -188,12 +188,18 @@ def increment(session: dbm.Session, way: str) -> None:
         tallies.one().value += 1  # a change that was made meanwhile is a StaleDataError, and repeated
 
 
-def prepare(engine: Any) -> None:
-    """Make empty tables."""
+def prepare(engine: Any, *others: Any) -> None:
+    """Make empty tables, and wait until the other nodes of Galera have them, too."""
     dbm.uninstall_tables(engine, models=Model)
     dbm.install_tables(engine, models=Model)
     with dbm.transaction(engine) as session:
         session.add_all([Tally(way=way) for way in COUNTERS])
+    for other in others:
+        with dbm.open_session(other) as session:
+            session.begin()
+            session.execute("SET SESSION wsrep_sync_wait = 1")
+            assert session.query(Tally).count() == len(COUNTERS)
+            session.execute("SET SESSION wsrep_sync_wait = 0")
 
 
 def compare(ledger: Ledger, session: Any) -> None:

@@ -171,7 +171,7 @@ def suspend(node: str) -> None:
 def test_writers_on_all_nodes_outlive_any_of_them(config: dict[str, Any], connect: Callable[..., Any]) -> None:
     hosts, figures, nodes = config["host"], Figures(), itertools.cycle("123")
     engines = [connect(host=hosts[place:] + hosts[:place]) for place in range(3)]
-    prepare(engines[0])
+    prepare(*engines)
     with Load(engines, writers=2, shares=0.5, attempts=100) as load:
         load.go_on(PHASE)
         for kind in rounds(["killed", "stopped", "suspended", "two killed"]):
