@@ -167,3 +167,13 @@ def calls_in(call: Callable[[], Any]) -> int:
 def run_sql(engine: Any, sql: str, params: Any = ()) -> Any:
     """Run SQL beside any session, with SQLite's `?` for its parameters on every engine; return the driver's cursor."""
     return engine.execute_sql(with_marks(sql, params, engine.param), params)
+
+
+def as_sqlite(sql: str) -> str:
+    """Return a statement that an engine has made as it would be made for SQLite."""
+    return sql.replace("`", '"').replace("%s", "?").replace("START TRANSACTION", "BEGIN")
+
+
+def verbs(ran: list[str]) -> list[str]:
+    """Return the first word of each statement."""
+    return [as_sqlite(sql).split()[0] for sql in ran]

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import peewee
+
 from tent.data import dbm
 from tent.data.orm.config import read_url
 
@@ -115,4 +117,8 @@ def _end_others(engine: Any) -> None:
     else:
         found = engine.execute_sql("SELECT id FROM information_schema.processlist WHERE db = %s", (NAME,))
         for (number,) in found.fetchall():
-            engine.execute_sql(f"KILL {number}")
+            try:
+                engine.execute_sql(f"KILL {number}")
+            except peewee.OperationalError as error:
+                if "Unknown thread id" not in str(error):  # it has ended by itself meanwhile
+                    raise

@@ -64,6 +64,7 @@ ROOMS = [
     "orm.mysql",
     "orm.engine",
     "orm.pool",
+    "orm.statements",
     "orm.dialect",
     "orm.mutable",
     "orm.hooks",

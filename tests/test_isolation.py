@@ -10,7 +10,7 @@ from typing import Any
 import peewee
 import pytest
 import servers
-from conftest import Model, Person, collected
+from conftest import Person, collected
 
 from tent.data import dbm
 from tent.data.orm import running
@@ -18,7 +18,10 @@ from tent.data.orm import running
 servers_only = pytest.mark.databases("servers")
 
 
-class Counter(Model):
+Own = dbm.declarative_base()
+
+
+class Counter(Own):
     """Something that is read, changed and written back."""
 
     value = peewee.IntegerField(default=0)
@@ -317,7 +320,7 @@ def test_a_deadlock_is_repeated(engine: Any, joe: int) -> None:
 
 @servers_only
 def test_a_serialization_failure_is_repeated(engine: Any) -> None:
-    dbm.install_tables(engine, models=[Counter])
+    dbm.install_tables(engine, models=Own)
     with dbm.transaction(engine) as session:
         session.add(Counter())
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import peewee
 import pytest
-from conftest import Person
+from conftest import Person, as_sqlite, verbs
 
 from tent.data import dbm
 
@@ -142,8 +142,8 @@ def test_an_update_checks_the_version_and_counts_it_in_one_statement(
     page.text = "two"
     with statements() as ran:
         session.commit()
-    assert [sql.split()[0] for sql in ran] == ["BEGIN", "UPDATE", "COMMIT"]
-    assert ran[1].endswith('WHERE "id" = ? AND "version" = ?')
+    assert verbs(ran) == ["BEGIN", "UPDATE", "COMMIT"]
+    assert as_sqlite(ran[1]).endswith('WHERE "id" = ? AND "version" = ?')
 
 
 def test_an_update_over_an_update_of_another_session_raises_and_names_both_versions(
@@ -168,6 +168,22 @@ def test_a_delete_over_an_update_of_another_session_raises(session: Any, other: 
     assert caught.value.object is page
     session.rollback()
     assert rows(engine, "SELECT text FROM pages") == [("theirs",)]
+
+
+@pytest.mark.databases("servers")
+@pytest.mark.parametrize(("sql", "says"), [
+    ("UPDATE pages SET version = 2", r"loaded with version 1, and its row has 2 now"),
+    ("DELETE FROM pages", r"row of <Page id=1 .* is gone"),
+])  # fmt: skip
+def test_a_stale_row_is_named_in_a_transaction_that_has_read_it_before(
+    session: Any, engine: Any, page: Page, sql: str, says: str
+) -> None:
+    with pytest.raises(dbm.StaleDataError, match=says) as caught:
+        with session.begin():
+            session.refresh(page)
+            engine.execute_sql(sql)
+            page.text = "mine"
+    assert caught.value.object is page
 
 
 def test_one_stale_row_among_many_is_found_and_named(session: Any, engine: Any) -> None:

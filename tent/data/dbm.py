@@ -15,8 +15,9 @@ A program goes through these stages::
     session.close()
 
 CONNECTING
-    `connect(config)` takes a mapping or a URL (`sqlite:///tent.db`) and returns an engine, which is a Peewee
-    database: whatever takes a `peewee.SqliteDatabase` takes it. The keys for SQLite:
+    `connect(config)` takes a mapping or a URL (`sqlite:///tent.db`, `postgresql://tent:s3cret@db1/tent`) and returns
+    an engine, which is a Peewee database: whatever takes a `peewee.SqliteDatabase` takes one of SQLite. The keys for
+    SQLite:
 
     ======== ===================================================================================================
     driver   'sqlite'
@@ -25,6 +26,22 @@ CONNECTING
     pragmas  SQLite's settings by name. A file has foreign_keys=1 and journal_mode=wal unless they say otherwise
     echo     True logs every statement, to the logger 'tent.data.sql'
     ======== ===================================================================================================
+
+    and for servers:
+
+    ============ ===============================================================================================
+    driver       'postgresql', 'mariadb', 'mysql' or 'cockroachdb'
+    host, port   where it is; several hosts, those of a cluster, in a list, perhaps each with its port: 'db1:5433'
+    user         and
+    password     who connects
+    database     which of the server's
+    options      what the driver (psycopg, PyMySQL) takes beside that: {'sslmode': 'require'}
+    replicas     hosts from which sessions with read_only=True read
+    pool_size    connections at most; 20 unless given
+    pool_timeout seconds to wait for one of them; 30 unless given
+    pool_recycle seconds after which one is replaced by another; never unless given
+    echo         as above
+    ============ ===============================================================================================
 
     A config that can't work raises `DBConfigurationException`, which says what to do.
 
@@ -53,7 +70,8 @@ SESSIONS
     result loads it for all of them; `user.profiles` is a query, with `add`, `remove` and `clear`.
 
     `with transaction(engine) as session:` commits at its end; `run_transaction(engine, callback)` repeats the work
-    when the database was busy. `scoped_session(engine)` is one session for each thread or task behind one name.
+    when the database was busy or lost. All three take an `isolation_level`, and `read_only=True`.
+    `scoped_session(engine)` is one session for each thread or task behind one name.
 
     `make_transient(obj)` makes an object a new one, whose row is yet to be inserted: a copy of the row that it had.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import peewee
@@ -10,7 +10,7 @@ import peewee
 from .change import Change
 from .engine import Engine
 from .errors import FlushError, StaleDataError, explain, shown
-from .mapper import mapper_of, where_equal
+from .mapper import Column, Mapper, mapper_of, where_equal
 
 _REMEDY = (
     "This typically happens when another session has changed or deleted the row meanwhile: roll back, load the object "
@@ -28,6 +28,7 @@ def blaming(
     """Write a batch. If it fails, write its items one by one to find the object whose error it is.
 
     Where the database takes no more statements after an error, the error of a batch has the attribute `is_blind`.
+    After one that is no object's, as of a lock that was not free, nobody is looked for: each would wait for it again.
     """
     try:
         with database.attempt():
@@ -35,10 +36,11 @@ def blaming(
     except FlushError:
         raise
     except Exception as error:
+        items = getattr(error, "part", items)
         if not database.has_transaction():
             # The database has undone everything by itself: what is repeated now would stay. Nobody can be blamed.
             raise explain(error, context.format("objects")) from error.__cause__
-        if database.is_aborted():
+        if database.is_aborted() or database.is_retryable(error):
             named = len(items) == 1 and isinstance(error, (peewee.IntegrityError, peewee.OperationalError))
             error.is_blind = not named and not database.is_retryable(error)  # type: ignore[attr-defined]
             instance = instance_of(items[0]) if named else None
@@ -49,24 +51,48 @@ def blaming(
         raise explain(error, context.format(repr(instance)), instance) from error.__cause__
 
 
+def in_parts(parts: Iterable[Sequence[Any]], write: Callable[[Sequence[Any]], None]) -> None:
+    """Write the items of a batch in parts. An error has the attribute `part`; what came before is written already."""
+    for part in parts:
+        try:
+            write(part)
+        except Exception as error:
+            error.part = getattr(error, "part", part)  # type: ignore[attr-defined]
+            raise
+
+
 def _with_value(database: Engine, instance: Any, error: Exception) -> Exception:
     """Return an error with the column and the value in its message, if it is that the driver can't take a value."""
     if isinstance(error, (peewee.IntegrityError, peewee.OperationalError)):
         return error
     mapper = mapper_of(type(instance), database)
-    for column in mapper.columns:
+    told = database.column_in(error)
+    for column in [column for column in mapper.columns if told in (None, column.field.column_name)]:
         value = instance.__data__.get(column.name)
-        try:
-            if not isinstance(value, peewee.Node):
-                with database.attempt():
-                    database.execute_sql(database.trial(mapper.table, column), [column.encoded_one(value)])
-        except Exception as its_own:
+        its_own = error if told else _failure(database, mapper, column, value)
+        if its_own is not None:
             if str(column) in str(error):
                 return error
-            named = peewee.DataError(f"{column} can't hold {shown(value)}: {its_own}")
+            named = peewee.DataError(f"{column} can't hold {shown(value)}: {_reason(its_own)}")
             named.__cause__ = error
             return named
     return error
+
+
+def _reason(error: Exception) -> str:
+    """Return the message of an error, without the number that some drivers' errors have."""
+    return str(error.args[-1]) if error.args else type(error).__name__
+
+
+def _failure(database: Engine, mapper: Mapper, column: Column, value: Any) -> Exception | None:
+    """Return the error with which the database, or its driver, refuses a value for a column."""
+    if not isinstance(value, peewee.Node):
+        try:
+            with database.attempt():
+                database.execute_sql(database.trial(mapper.table, column), [column.encoded_one(value)])
+        except Exception as error:
+            return error
+    return None
 
 
 def _culprit(
@@ -87,10 +113,12 @@ def _culprit(
 
 def name_stale(database: Engine, error: StaleDataError, changes: Sequence[Change]) -> StaleDataError:
     """Return the error with the object named whose row is gone or has another version, now looked up."""
+    # As the rows are now: a transaction at REPEATABLE READ may not see them so, unless it locks them.
+    lock = " FOR UPDATE" if database.for_update else ""
     for change in changes:
         mapper = change.mapper
         checked = mapper.by_name[mapper.version or mapper.key_names[0]]
-        sql = f"SELECT {checked.sql} FROM {mapper.table} WHERE {mapper.where_key}"
+        sql = f"SELECT {checked.sql} FROM {mapper.table} WHERE {mapper.where_key}{lock}"
         rows = database.fetch(sql, mapper.key_params(change.key)).rows
         if not rows:
             return StaleDataError(f"{error} The row of {change.instance!r} is gone. {_REMEDY}", change.instance)

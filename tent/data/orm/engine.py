@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import logging
 import os
 import sys
@@ -24,6 +25,7 @@ import peewee
 from .errors import ArgumentError
 from .hooks import Listeners
 from .pool import Pool
+from .statements import Insert, Update
 
 statements = logging.getLogger("tent.data.sql")
 
@@ -85,18 +87,6 @@ class BufferedCursor:
         """A buffered cursor holds nothing open."""
 
 
-class Update:
-    """An UPDATE of rows that are found by their keys. Columns and keys are pairs of a name and a placeholder."""
-
-    __slots__ = ("columns", "keys", "sql", "table")
-
-    def __init__(self, table: str, columns: Sequence[tuple[str, str]], keys: Sequence[tuple[str, str]]) -> None:
-        self.table, self.columns, self.keys = table, columns, keys
-        assignments = ", ".join(f"{name} = {mark}" for name, mark in columns)
-        found = " AND ".join(f"{name} = {mark}" for name, mark in keys)
-        self.sql = f"UPDATE {table} SET {assignments} WHERE {found}"
-
-
 class Engine(Pool):
     """What all engines have; `connect` makes one.
 
@@ -113,6 +103,7 @@ class Engine(Pool):
     native_times: ClassVar[tuple[Any, ...]] = (peewee.DateTimeField, peewee.DateField, peewee.TimeField)  # not text
     default_values: ClassVar[str] = "DEFAULT VALUES"  # what is inserted of a row of which nothing is given
     adds_foreign_keys: ClassVar[bool] = True  # to a table that there is
+    defers_foreign_keys: ClassVar[bool] = True  # to the end of the transaction, if they are DEFERRABLE
     foreign_key: ClassVar[str] = "CONSTRAINT"  # what one is called that is dropped
     table_settings = ""  # that tables are installed with
     auto_increment = 1  # from one generated key to the next, where INSERT does not return them
@@ -249,16 +240,26 @@ class Engine(Pool):
     def _counted(self, rows: Sequence[Any]) -> Iterable[Any]:
         return rows
 
-    def update_many(self, update: Update, rows: Sequence[Sequence[Any]]) -> int:
-        """Update rows, each given by the values of the update's columns and then of its keys.
+    def insert_rows(self, insert: Insert, columns: Sequence[Sequence[Any]], count: int) -> BufferedCursor:
+        """Insert a number of rows, given by the values of each column, and return what the statement returns."""
+        sql = insert.of_rows(count, is_often=count in (1, self.batch))
+        return self.fetch(sql, list(itertools.chain.from_iterable(zip(*columns))))
+
+    def update_rows(self, update: Update, columns: Sequence[Sequence[Any]]) -> int:
+        """Update rows, given by the values of each of the update's columns, the keys last.
 
         Returns the number of rows that were found by their keys.
         """
+        rows = list(zip(*columns))
         return self.fetch(update.sql, rows[0]).rowcount if len(rows) == 1 else self.execute_many(update.sql, rows)
 
-    def fits(self, rows: Sequence[Sequence[Any]]) -> bool:
-        """Tell whether the parameters of rows fit into one statement."""
+    def fits(self, columns: Sequence[Sequence[Any]]) -> bool:
+        """Tell whether the values of these columns fit into one statement."""
         return True
+
+    def array_type(self, field: Any) -> str | None:
+        """Return the type of an array of a field's values, if they can go as one."""
+        return None
 
     def new_keys(self, count: int) -> list[Any]:
         """Return new generated keys, if they have to be known before the rows are inserted."""
@@ -270,6 +271,10 @@ class Engine(Pool):
     def trial(self, table: str, column: Any) -> str:
         """Return SQL that shows, without writing anything, whether a value can be put into a column."""
         return f"SELECT {column.placeholder}"
+
+    def column_in(self, error: Exception) -> str | None:
+        """Return the name of the column that an error says can't hold a value, if the database's errors do."""
+        return None
 
     def attempt(self) -> AbstractContextManager[Any]:
         """Return a block after whose failure the transaction can go on: where need be, and with care, a savepoint."""
@@ -425,12 +430,6 @@ def quoted(engine: Engine, *path: str) -> str:
     """Return a name as SQL has it."""
     sql = engine.parse(peewee.Entity(*path))[0]
     return sql.replace("%", "%%") if engine.param == "%s" else sql
-
-
-def halves(items: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Return the two halves of a sequence."""
-    middle = len(items) // 2
-    return items[:middle], items[middle:]
 
 
 ISOLATION_LEVELS = ("READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")

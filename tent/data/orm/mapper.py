@@ -52,7 +52,8 @@ class Column:
     """A field on an engine: how its values go into a statement, and come out of a row."""
 
     __slots__ = (
-        "decode", "encode", "field", "has_default", "is_naive", "name", "native", "nulls", "placeholder", "sql", "type"
+        "array", "decode", "encode", "field", "has_default", "is_naive",
+        "name", "native", "nulls", "placeholder", "sql", "type",
     )  # fmt: skip
 
     def __init__(self, field: Any, engine: Engine) -> None:
@@ -67,9 +68,10 @@ class Column:
         self.native = None if own_db_value else _NATIVE.get(adapt)
         self.type = self.native or _TYPES.get(kind)
         self.placeholder, self.encode = _writer(field, base, engine)
+        self.array = engine.array_type(base) if type(field).ddl_datatype is kind.ddl_datatype else None
         self.decode = None if not own_python_value and adapt in _READ_AS_IS else _reader(base, engine)
         # A server would take the zone off a time.
-        self.is_naive = bool(engine.native_times) and field.field_type == "DATETIME"
+        self.is_naive = bool(engine.native_times) and field.field_type in ("DATETIME", "TIME")
         self.nulls = _is_users(kind.python_value), _is_users(kind.db_value)
         self.has_default = any(
             isinstance(part, peewee.SQL) and part.sql.lstrip().upper().startswith("DEFAULT")
@@ -96,9 +98,10 @@ class Column:
         except (ValueError, TypeError, ArithmeticError) as error:
             raise peewee.DataError(f"{self} can't hold {shown(value)}: {error}") from error
         if self.is_naive and getattr(encoded, "tzinfo", None):
+            other = ", or let the column be a DateTimeTZField (of playhouse.postgres_ext)"
             raise peewee.DataError(
                 f"{self} can't hold {shown(value)}: the column has no time zones. Convert the time to UTC and take off "
-                "the zone, or let the column be a DateTimeTZField (of playhouse.postgres_ext)"
+                f"the zone{other if self.field.field_type == 'DATETIME' else ''}"
             )
         if self.native is not None and not isinstance(encoded, self.native) and not isinstance(encoded, peewee.Node):
             raise peewee.DataError(f"{self} can't hold {shown(value)}, a value of the type {type(value).__name__}")

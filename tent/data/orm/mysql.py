@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ from pymysql.cursors import SSCursor
 
 from .config import Checked, places
 from .dialect import MysqlJSON
-from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, Engine, Update, close_quietly, halves
+from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, Engine, close_quietly
+from .statements import Update
 
 # The numbers of errors after which work is to be repeated (https://mariadb.com/kb/en/mariadb-error-code-reference/):
 # too many connections, lock wait timeout, deadlock (in a cluster: a conflict of two nodes), changed since it was read
@@ -24,6 +26,13 @@ _CONFLICTS = frozenset((1020, 1040, 1205, 1213))
 # there, or has closed the connection
 _UNFIT = frozenset((1047, 1053, 1180, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 4031))
 _DIAGNOSES = {1044: REFUSED, 1045: REFUSED, 1130: REFUSED, 1698: REFUSED, 1049: NO_DATABASE}
+# Errors that PyMySQL takes for operational: a CHECK that failed (MySQL's, MariaDB's), a column left out that has no
+# default; a time that there is not, a division by zero, a number out of range
+_CLASSES = {
+    **dict.fromkeys((1364, 3819, 4025), peewee.IntegrityError),
+    **dict.fromkeys((1292, 1365, 1690), peewee.DataError),
+}
+_COLUMN = re.compile(r".* for column (?:`.*`\.)?['`](.+)['`] at row \d+", re.DOTALL)
 _OLDEST = (10, 11)  # UUID came with 10.7, the collation with 10.10
 # By the characters, and by the letters whatever their case; accents count
 _COLLATIONS = {
@@ -55,6 +64,7 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
     native_times = (peewee.DateTimeField, peewee.DateField)  # a TIME comes as a timedelta
     field_types = {**PooledMySQLDatabase.field_types, **_TYPES}
     default_values = "() VALUES ()"
+    defers_foreign_keys = False
     foreign_key = "FOREIGN KEY"
     json_methods = MysqlJSON
     _host = 0  # the place of the one that answered last
@@ -138,8 +148,22 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
 
     def close_stream(self, cursor: Any) -> None:
         if getattr(cursor._result, "unbuffered_active", False):
-            close_quietly(self._state.conn)  # else the rows that are left would be read
+            close_quietly(self._state.conn)  # else the rows that are left would be read,
+            cursor._result.unbuffered_active = False  # which it would still try when it is collected
         close_quietly(cursor)
+
+    def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
+        try:
+            return super()._execute_cursor(sql, params, **options)
+        except peewee.PeeweeException as error:
+            kind = _CLASSES.get(_number(error))
+            if kind is None or isinstance(error, kind):
+                raise
+            raise kind(error.orig, *error.args) from error.orig  # type: ignore[attr-defined]
+
+    def column_in(self, error: Exception) -> str | None:
+        found = _COLUMN.match(str(error.args[-1])) if error.args else None
+        return found[1] if found else None
 
     def note_failure(self, error: BaseException) -> None:
         if self._state.closed:
@@ -155,26 +179,17 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
             except pymysql.Error:
                 close_quietly(connection)
 
-    def fits(self, rows: Sequence[Sequence[Any]]) -> bool:
-        texts = (value for row in rows for value in row if isinstance(value, (str, bytes, bytearray)))
+    def fits(self, columns: Sequence[Sequence[Any]]) -> bool:
+        texts = (value for values in columns for value in values if isinstance(value, (str, bytes, bytearray)))
         return sum(len(text) if text.isascii() else 4 * len(text) for text in texts) < self.most_bytes
 
-    def update_many(self, update: Update, rows: Sequence[Sequence[Any]]) -> int:
+    def update_rows(self, update: Update, columns: Sequence[Sequence[Any]]) -> int:
         # PyMySQL waits for the answer to each statement: so one takes all rows, as a table that is joined.
-        if len(rows) == 1:
-            return super().update_many(update, rows)
-        if not self.fits(rows):
-            return sum(self.update_many(update, half) for half in halves(rows))
-        table, pairs = update.table, [*update.columns, *update.keys]
-        first = ", ".join(f"{mark} AS c{place}" for place, (_, mark) in enumerate(pairs))
-        row = f"{'' if self.mariadb else 'ROW'}({', '.join(mark for _, mark in pairs)})"
-        same = [f"{table}.{name} = v.c{place}" for place, (name, _) in enumerate(pairs)]
-        count = len(update.columns)
-        sql = (
-            f"UPDATE {table} JOIN (SELECT {first} UNION ALL VALUES {', '.join([row] * (len(rows) - 1))}) AS v "
-            f"ON {' AND '.join(same[count:])} SET {', '.join(same[:count])}"
-        )
-        return self.fetch(sql, list(itertools.chain.from_iterable(rows))).rowcount
+        count = len(columns[0])
+        if count == 1:
+            return super().update_rows(update, columns)
+        sql = update.of_joined_rows(count, "" if self.mariadb else "ROW")
+        return self.fetch(sql, list(itertools.chain.from_iterable(zip(*columns)))).rowcount
 
     @contextlib.contextmanager
     def installing(self) -> Iterator[None]:
@@ -231,9 +246,8 @@ def _arguments(settings: Checked) -> dict[str, Any]:
         "charset": "utf8mb4",
         # An UPDATE tells how many rows it found, not how many it changed.
         "client_flag": CLIENT.FOUND_ROWS,
-        **settings["options"],
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {**{name: value for name, value in found.items() if value is not None}, **settings["options"]}
 
 
 def _number(error: BaseException) -> Any:

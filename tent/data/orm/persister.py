@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,13 +9,14 @@ from typing import Any
 import peewee
 from peewee import qualify_names  # type: ignore[attr-defined]
 
-from .blame import blaming
+from .blame import blaming, in_parts
 from .cascading import Fallout, fell, foresee
 from .change import Change
-from .engine import BufferedCursor, Engine, Update, halves
+from .engine import BufferedCursor, Engine
 from .errors import FlushError, StaleDataError
 from .identity import IdentityMap
 from .mapper import Column, Mapper, chunks, in_clause, where_equal
+from .statements import Insert, Update, halves, singles
 from .tracking import MISSING, put
 
 Fill = tuple[Any, str, Any]
@@ -77,25 +77,22 @@ class Persister:
         columns = [self._encode(mapper, name, instances) for name in names]
         computed = [name for name, values in zip(names, columns) if _has_expression(values)]
         if len(instances) > 1 and (computed or not names):
-            for instance in instances:
-                self._insert(mapper, names, [instance])
+            in_parts(singles(instances), lambda part: self._insert(mapper, names, part))
             return
         returned = [name for name in mapper.optional if name not in names] + computed
         keys = [name for name in mapper.key_names if name not in returned] if returned else []
-        rows = list(zip(*columns))
-        if len(rows) > 1 and not self.database.fits(rows):
-            for half in halves(instances):
-                self._insert(mapper, names, half)
+        if len(instances) > 1 and not self.database.fits(columns):
+            in_parts(halves(instances), lambda part: self._insert(mapper, names, part))
             return
         returning = keys + returned if self.database.returns_inserted else []
         if computed:
-            values, params = self._values_with_expressions(mapper, names, rows[0])
-            sql = f"INSERT INTO {mapper.table} {_column_list(mapper, names)} VALUES {values}"
-            sql += _returning(mapper, returning)
+            values, params = self._values_with_expressions(mapper, names, [values[0] for values in columns])
+            sql = f"INSERT INTO {mapper.table} ({_list(mapper, names)}) VALUES {values}{_returning(mapper, returning)}"
+            cursor = self.database.fetch(sql, params)
         else:
-            sql = _insert_sql(self.database, mapper, names, len(instances), returning)
-            params = list(itertools.chain.from_iterable(rows))
-        cursor = self.database.fetch(sql, params)
+            shape = ("insert", names, tuple(returning))
+            insert = mapper.statement(shape, lambda: _insert_of(self.database, mapper, names, returning))
+            cursor = self.database.insert_rows(insert, columns, len(instances))
         if mapper.generated in names:
             self._note_given_keys(mapper, instances)
         if returned and not returning:
@@ -182,13 +179,17 @@ class Persister:
 
     def _update(self, mapper: Mapper, names: tuple[str, ...], changes: Sequence[Change]) -> None:
         columns = [self._encode(mapper, name, [change.instance for change in changes]) for name in names]
-        if any(_has_expression(values) for values in columns):
-            for change, row in zip(changes, zip(*columns)):
-                self._update_with_expressions(change, row)
+        computed = any(_has_expression(values) for values in columns)
+        columns += zip(*map(_where, changes))
+        if len(changes) > 1 and (computed or not self.database.fits(columns)):
+            parts = singles(changes) if computed else halves(changes)
+            in_parts(parts, lambda part: self._update(mapper, names, part))
+            return
+        if computed:
+            self._update_with_expressions(changes[0], [values[0] for values in columns[: len(names)]])
             return
         update = mapper.statement(("update", names), lambda: _update_of(mapper, names))
-        rows = [[*row, *_where(change)] for change, row in zip(changes, zip(*columns))]
-        _check_count(mapper, changes, self.database.update_many(update, rows), "update")
+        _check_count(mapper, changes, self.database.update_rows(update, columns), "update")
 
     def _update_with_expressions(self, change: Change, row: Sequence[Any]) -> None:
         mapper, params = change.mapper, []
@@ -350,33 +351,17 @@ def _has_expression(values: Sequence[Any]) -> bool:
     return any(isinstance(value, peewee.Node) for value in values)
 
 
-def _insert_sql(database: Engine, mapper: Mapper, names: tuple[str, ...], count: int, returned: Sequence[str]) -> str:
-    """Return the INSERT of a number of rows; compiled once for one row, and for as many as go into a statement."""
-
-    def compile() -> str:
-        row = f"({', '.join(mapper.by_name[name].placeholder for name in names)})"
-        values = f"VALUES {', '.join([row] * count)}" if names else database.default_values
-        return f"INSERT INTO {mapper.table} {_column_list(mapper, names)} {values}{_returning(mapper, returned)}"
-
-    if count == 1 or count == database.batch:
-        return mapper.statement(("insert", names, count, tuple(returned)), compile)
-    return compile()
-
-
 def _list(mapper: Mapper, names: Sequence[str]) -> str:
     return ", ".join(mapper.by_name[name].sql for name in names)
 
 
-def _column_list(mapper: Mapper, names: Sequence[str]) -> str:
-    return f"({_list(mapper, names)})" if names else ""
+def _insert_of(database: Engine, mapper: Mapper, names: Sequence[str], returned: Sequence[str]) -> Insert:
+    columns = [mapper.by_name[name] for name in names]
+    return Insert(mapper.table, columns, [mapper.by_name[name].sql for name in returned], database.default_values)
 
 
-def _update_of(mapper: Mapper, names: tuple[str, ...]) -> Update:
-    pairs = ([(column.sql, column.placeholder) for column in columns] for columns in (
-        [mapper.by_name[name] for name in names],
-        _found_by(mapper),
-    ))  # fmt: skip
-    return Update(mapper.table, *pairs)
+def _update_of(mapper: Mapper, names: Sequence[str]) -> Update:
+    return Update(mapper.table, [mapper.by_name[name] for name in names], _found_by(mapper))
 
 
 def _found_by(mapper: Mapper) -> list[Column]:

@@ -17,8 +17,9 @@ from psycopg.types.string import TextLoader
 
 from .config import Checked, places
 from .dialect import PostgresqlJSON
-from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, Engine, close_quietly
+from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, BufferedCursor, Engine, close_quietly
 from .errors import ArgumentError
+from .statements import Insert, Update, are_arrays
 
 # What PostgreSQL and CockroachDB say when work is to be repeated (https://www.postgresql.org/docs/current/
 # errcodes-appendix.html): conflicts of transactions, locks that were not free, no connection left,
@@ -28,9 +29,11 @@ _OUTAGE = re.compile(r"57P0[1235]|08...")
 _ONLY_READS = "25006"
 _AMBIGUOUS = "40003"  # https://www.cockroachlabs.com/docs/stable/transaction-retry-error-reference
 _numbers = itertools.count(1)
+_SERIALS = {"SERIAL": "INTEGER", "BIGSERIAL": "BIGINT"}
 _TYPES = {
     "CHAR": "VARCHAR",  # CHAR fills up with blanks
     "FLOAT": "DOUBLE PRECISION",
+    "TIMESTAMPTZ": "TIMESTAMPTZ",
 }
 
 
@@ -74,6 +77,24 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
 
     def trial(self, table: str, column: Any) -> str:
         return f"UPDATE {table} SET {column.sql} = {column.placeholder} WHERE FALSE"
+
+    def array_type(self, field: Any) -> str | None:
+        kind = self._field_types.get(field.field_type)
+        is_plain = kind is not None and type(field).ddl_datatype is peewee.Field.ddl_datatype
+        return f"{_SERIALS.get(kind, kind)}[]" if is_plain else None
+
+    def insert_rows(self, insert: Insert, columns: Sequence[Sequence[Any]], count: int) -> BufferedCursor:
+        # Two and a half times as fast as VALUES, whose text and parameters grow with the rows. What the SELECT leaves
+        # out is computed row by row after its ORDER BY, so that generated keys grow in the order of the rows
+        # (https://www.postgresql.org/message-id/29386.1528813619@sss.pgh.pa.us).
+        if count > 1 and are_arrays(insert.columns, columns):
+            return self.fetch(insert.of_arrays, list(map(list, columns)))
+        return super().insert_rows(insert, columns, count)
+
+    def update_rows(self, update: Update, columns: Sequence[Sequence[Any]]) -> int:
+        if len(columns[0]) > 1 and are_arrays(update.columns, columns):
+            return self.fetch(update.of_arrays, list(map(list, columns))).rowcount
+        return super().update_rows(update, columns)
 
     def note_given_keys(self, table: str, column: str, highest: int) -> None:
         # A sequence counts what it has given out, whatever keys there are. Who may not set it has to see to it.
@@ -150,7 +171,11 @@ class CockroachEngine(PostgresqlEngine, PooledCockroachDatabase):  # type: ignor
     """A CockroachDB cluster: a `playhouse.cockroachdb.CockroachDatabase` with a pool."""
 
     kind = "cockroachdb"
+    defers_foreign_keys = False
     field_types = {**PooledCockroachDatabase.field_types, **_TYPES}
+
+    def array_type(self, field: Any) -> str | None:
+        return None  # not known of it, nor tried
 
     def unfit(self) -> str | None:
         with self.connection_context():
@@ -206,7 +231,7 @@ def _arguments(settings: Checked) -> dict[str, Any]:
         "user": settings["user"],
         "password": settings["password"],
         "connect_timeout": 10,
+        "client_encoding": "UTF8",
         **several,
-        **settings["options"],
     }
-    return {name: value for name, value in found.items() if value not in (None, "")}
+    return {**{name: value for name, value in found.items() if value not in (None, "")}, **settings["options"]}

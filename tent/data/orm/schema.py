@@ -122,9 +122,18 @@ class _Schema(peewee.SchemaManager):
     database: Engine
 
     def _create_table(self, safe: bool = True, **options: Any) -> Any:
-        context = super()._create_table(safe, **options)  # type: ignore[misc]
+        context = self._deferring(super()._create_table(safe, **options))  # type: ignore[misc]
         settings = self.database.table_settings
         return context.literal(f" {settings}") if settings and not self.model._meta.table_settings else context
+
+    def _create_foreign_key(self, field: Any) -> Any:
+        return self._deferring(super()._create_foreign_key(field))  # type: ignore[misc]
+
+    def _deferring(self, context: Any) -> Any:
+        """Leave DEFERRABLE out where the database has no such thing: what it checks at once needs no second check."""
+        if not self.database.defers_foreign_keys:
+            context._sql = [part for part in context._sql if not part.startswith("DEFERRABLE ")]
+        return context
 
     def create_indexes(self, safe: bool = True) -> None:
         meta = self.model._meta

@@ -1,0 +1,110 @@
+"""Statements that write many rows: their SQL in the shapes that engines take them in, compiled once for each."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+
+class Marked(Protocol):
+    """A column: its name in SQL, the placeholder of a value, and the type of an array of them, if there is one."""
+
+    sql: str
+    placeholder: str
+    array: str | None
+
+
+class Insert:
+    """An INSERT of rows that have values in the same columns, and the names of what it returns of each."""
+
+    def __init__(self, table: str, columns: Sequence[Marked], returned: Sequence[str], default_values: str) -> None:
+        self.columns = columns
+        self._row = f"({_marks(columns)})"
+        self._into = f"INSERT INTO {table} ({_names(columns)})" if columns else f"INSERT INTO {table} {default_values}"
+        self._returning = f" RETURNING {', '.join(returned)}" if returned else ""
+        self._often = functools.cache(self._of_rows)
+
+    def of_rows(self, count: int, is_often: bool) -> str:
+        """Return the INSERT … VALUES of a number of rows, which is kept if it is wanted often."""
+        return self._often(count) if is_often else self._of_rows(count)
+
+    def _of_rows(self, count: int) -> str:
+        values = f" VALUES {', '.join([self._row] * count)}" if self.columns else ""
+        return f"{self._into}{values}{self._returning}"
+
+    @functools.cached_property
+    def of_arrays(self) -> str:
+        """The INSERT … SELECT of any number of rows, in their order, from an array of values for each column."""
+        return f"{self._into} SELECT {_places(self.columns)} FROM {_unnested(self.columns)} ORDER BY n{self._returning}"
+
+
+class Update:
+    """An UPDATE of rows that are found by keys, each with values of its own."""
+
+    def __init__(self, table: str, columns: Sequence[Marked], keys: Sequence[Marked]) -> None:
+        self.columns, self._table, self._count = [*columns, *keys], table, len(columns)
+        self.sql = f"UPDATE {table} SET {_equal(columns, ', ')} WHERE {_equal(keys, ' AND ')}"
+
+    def of_joined_rows(self, count: int, row: str) -> str:
+        """Return the UPDATE of a number of rows by a table of their values: MySQL's, whose rows begin with `row`."""
+        # The types are those of the columns. Of literals alone, MariaDB would make a type that cuts long ones short.
+        typed = ", ".join(f"{column.sql} AS c{n}" for n, column in enumerate(self.columns))
+        rows = ", ".join([f"{row}({_marks(self.columns)})"] * count)
+        same = self._same(f"{self._table}.")
+        values = f"SELECT {typed} FROM {self._table} WHERE FALSE UNION ALL VALUES {rows}"
+        return (
+            f"UPDATE {self._table} JOIN ({values}) AS v ON {' AND '.join(same[self._count :])} "
+            f"SET {', '.join(same[: self._count])}"
+        )
+
+    @functools.cached_property
+    def of_arrays(self) -> str:
+        """The UPDATE of any number of rows, from an array of values for each column: PostgreSQL's."""
+        found = self._same(f"{self._table}.")[self._count :]
+        return (
+            f"UPDATE {self._table} SET {', '.join(self._same('')[: self._count])} FROM {_unnested(self.columns)} "
+            f"WHERE {' AND '.join(found)}"
+        )
+
+    def _same(self, prefix: str) -> list[str]:
+        return [f"{prefix}{column.sql} = v.c{n}" for n, column in enumerate(self.columns)]
+
+
+def halves(items: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Return the two halves of a sequence."""
+    middle = len(items) // 2
+    return items[:middle], items[middle:]
+
+
+def are_arrays(columns: Sequence[Marked], values: Sequence[Sequence[Any]]) -> bool:
+    """Tell whether the values of columns can go as arrays, each of which has values of one type, and NULLs."""
+    return all(column.array for column in columns) and all(
+        len(set(map(type, some)) - {type(None)}) < 2 for some in values
+    )
+
+
+def _names(columns: Sequence[Marked]) -> str:
+    return ", ".join(column.sql for column in columns)
+
+
+def _marks(columns: Sequence[Marked]) -> str:
+    return ", ".join(column.placeholder for column in columns)
+
+
+def _places(columns: Sequence[Marked]) -> str:
+    return ", ".join(f"v.c{n}" for n in range(len(columns)))
+
+
+def _equal(columns: Sequence[Marked], glue: str) -> str:
+    return glue.join(f"{column.sql} = {column.placeholder}" for column in columns)
+
+
+def _unnested(columns: Sequence[Marked]) -> str:
+    arrays = ", ".join(f"%s::{column.array}" for column in columns)
+    return f"unnest({arrays}) WITH ORDINALITY AS v({', '.join(f'c{n}' for n in range(len(columns)))}, n)"
+
+
+def singles(items: Sequence[Any]) -> list[Sequence[Any]]:
+    """Return the items of a sequence, each in one of its own."""
+    return [[item] for item in items]
