@@ -103,6 +103,15 @@ def test_without_patience_a_lost_server_is_an_error_at_once(engine: Any) -> None
     assert next(calls) == 1
 
 
+def test_a_password_that_is_refused_is_an_error_at_once(connect: Callable[..., Any], pauses: list[float]) -> None:
+    engine = connect()
+    engine.close_idle()
+    engine.connect_params["password"] = "outdated"
+    with pytest.raises(peewee.OperationalError):
+        dbm.run_transaction(engine, lambda session: session.add(Person(name="Joe")))
+    assert pauses == []
+
+
 @pytest.mark.parametrize("patience", [-1, "1", None, True, float("nan")])
 def test_patience_is_a_number_of_seconds(engine: Any, patience: Any) -> None:
     with pytest.raises(dbm.ArgumentError, match="patience is a number of seconds"):

@@ -162,8 +162,9 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
 
     def is_outage(self, error: BaseException) -> bool:
         state = _state(error)
-        if state is None:  # the connection broke, or there was none to be had
-            return isinstance(getattr(error, "orig", None), psycopg.OperationalError)
+        if state is None:  # the connection broke, or there was none to be had, which time does not always mend
+            cause = getattr(error, "orig", None)
+            return isinstance(cause, psycopg.OperationalError) and self.diagnosis(str(cause)) == UNREACHABLE
         return _OUTAGE.fullmatch(state) is not None or getattr(error, "is_elsewhere", False)
 
 
