@@ -93,6 +93,11 @@ def is_standby(session: dbm.Session) -> bool:
     return bool(session.scalar("SELECT pg_is_in_recovery()"))
 
 
+def has_replayed(session: dbm.Session, position: str) -> bool:
+    """Tell whether a standby shows all that was written up to a position."""
+    return bool(session.scalar("SELECT pg_last_wal_replay_lsn() >= CAST(? AS pg_lsn)", [position]))
+
+
 @replication_only
 def test_a_program_outlives_its_primary(connect: Callable[..., Any]) -> None:
     engine, figures = connect(), Figures()
@@ -134,9 +139,12 @@ def test_sessions_that_only_read_use_the_standby_whichever_it_is(
         with dbm.transaction(engine) as session:
             assert not is_standby(session)
             session.query(Tally).filter_by(way="locked").update({Tally.value: Tally.value + 1})
+            session.commit()
+            written = session.scalar("SELECT pg_current_wal_lsn()")
         with dbm.open_session(engine, read_only=True) as session:
             assert is_standby(session)
-            until(lambda: session.query(Tally).filter_by(way="locked", value=1).exists())
+            until(lambda: has_replayed(session, written))
+            assert session.query(Tally).filter_by(way="locked", value=1).exists()
         servers.script("kill-primary")
         servers.script("promote")
         with dbm.open_session(engine, read_only=True) as session:
