@@ -1,6 +1,7 @@
 """Fill a Tent database with sample users and their profiles, and show a few of them.
 
     python scripts/seed_users.py tent.db --count 1000 --seed 1
+    python scripts/seed_users.py postgresql://tent:password@localhost/tent
 
 Tables that are missing are installed. User number n is made from the seed and n alone. So the same seed fills a new
 database with the same users, and another run goes on where the last one ended, be it done or interrupted.
@@ -12,6 +13,7 @@ import argparse
 import datetime
 import io
 import random
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -72,23 +74,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal may lack the letters of some names
     try:
-        engine = dbm.connect({"driver": "sqlite", "path": arguments.database})
+        engine = dbm.connect(config_of(arguments.database))
         try:
             dbm.install_tables(engine, models=[User, Profile])
             return run(engine, arguments)
         finally:
             engine.close_all()
     except (dbm.DataLayerError, peewee.PeeweeException) as error:
-        print(f"seed_users.py: {error}", file=sys.stderr)
+        print(f"seed_users.py: {' '.join(str(error).split())}", file=sys.stderr)  # servers say it in several lines
         return 1
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="seed_users.py", description="Fill a Tent database with sample users, and show a few of them.")
-    parser.add_argument("database", nargs="?", default="tent.db", help="the SQLite file (default: tent.db)")
+    parser.add_argument(
+        "database", nargs="?", default="tent.db", help="an SQLite file, or the URL of a database (default: tent.db)"
+    )
     parser.add_argument("--count", type=natural, default=1_000, help="how many users to add (default: 1000)")
     parser.add_argument("--seed", type=int, default=1, help="another number gives other users (default: 1)")
     return parser.parse_args(argv)
+
+
+def config_of(database: str) -> Any:
+    """Return the config of a database that is given by a path or a URL."""
+    return database if re.match(r"\w+://", database) else {"driver": "sqlite", "path": database}
+
+
+def place(engine: dbm.Engine) -> str:
+    """Return where the database is, as a report can say it: with no password."""
+    return str(engine.database) if engine.kind == "sqlite" else f"{engine.database} at {engine.place}"
 
 
 class Parser(argparse.ArgumentParser):
@@ -112,7 +126,7 @@ def run(engine: dbm.Engine, arguments: argparse.Namespace) -> int:
         interrupted = True
     seconds, total = time.perf_counter() - start, users_in(engine)
     added = total - before if interrupted else arguments.count
-    report = f"{added:,} users in {seconds:.1f} s; {arguments.database} has {total:,} in all."
+    report = f"{added:,} users in {seconds:.1f} s; {place(engine)} has {total:,} in all."
     if interrupted:
         print(f"Interrupted. Committed, and there to stay: {report}", file=sys.stderr)
         return 130
@@ -127,12 +141,15 @@ def seed(engine: dbm.Engine, count: int, seed: int) -> None:
     with tqdm(total=count, unit=" users", disable=None) as bar:  # None: no bar unless standard error is a terminal
         for start in range(0, count, BATCH):
             size = min(BATCH, count - start)
-            dbm.run_transaction(engine, lambda session: add_users(session, lands, seed, size))
+            # Serializable, for the sake of servers: nobody else may take the same numbers.
+            dbm.run_transaction(
+                engine, lambda session: add_users(session, lands, seed, size), isolation_level="SERIALIZABLE"
+            )
             bar.update(size)
 
 
 def add_users(session: dbm.Session, lands: Sequence[Land], seed: int, count: int) -> None:
-    # The numbers go on from the last user's. Nobody else can take them: this transaction has begun.
+    # The numbers go on from the last user's. They are the keys, since those that a server generates have gaps.
     last = session.query(peewee.fn.MAX(User.id)).scalar() or 0
     for number in range(last + 1, last + 1 + count):
         user = make_user(lands, seed, number)
@@ -176,6 +193,7 @@ def make_user(lands: Sequence[Land], seed: int, number: int) -> User:
     home = entity_id(f"{name} {number}")
     return User(
         name,
+        id=number,
         entity_id=home,
         avatar_url=f"{home}/avatar.png",
         birthdate=FIRST_BIRTHDAY + datetime.timedelta(days=chance.randrange(DAYS)),

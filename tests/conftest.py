@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import peewee
 import pytest
 import servers
+from hypothesis.stateful import run_state_machine_as_test
 
 from tent.data import dbm
 from tent.data.orm.sql import with_marks
@@ -111,6 +114,22 @@ def file_engine(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
+def swift_engine(config: Any) -> Iterator[Any]:
+    """An engine for many small transactions: a file needs not outlive the machine's power."""
+    engine = dbm.connect({**config, "pragmas": {"synchronous": 0}} if isinstance(config, dict) else config)
+    yield engine
+    engine.close_all()
+
+
+@pytest.fixture
+def outside(config: Any) -> Iterator[Any]:
+    """Another program's engine of the same database."""
+    engine = dbm.connect(config)
+    yield engine
+    engine.close_all()
+
+
+@pytest.fixture
 def session(engine: Any) -> Iterator[dbm.Session]:
     session = dbm.open_session(engine)
     yield session
@@ -131,6 +150,20 @@ def other(engine: Any) -> Iterator[dbm.Session]:
 def statements(engine: Any) -> Callable[[], Any]:
     """`with statements() as ran:` collects the SQL of each statement that the engine's sessions run."""
     return lambda: collected(engine)
+
+
+def install_tables_with_keys_that_do_not_come_again(engine: Any, models: Any) -> None:
+    """Else a new row can get the key of one that another session deleted, and be taken for it: who could tell?
+
+    Only SQLite gives the key of the last row again when that is deleted.
+    """
+    dbm.install_tables(engine, models=models)
+    if engine.kind == "sqlite":
+        made = engine.execute_sql("SELECT sql FROM sqlite_master WHERE type = 'table'").fetchall()
+        dbm.uninstall_tables(engine, models=models)
+        for (sql,) in made:
+            engine.execute_sql(sql.replace("PRIMARY KEY", "PRIMARY KEY AUTOINCREMENT"))
+        dbm.install_tables(engine, models=models)
 
 
 @contextmanager
@@ -162,6 +195,49 @@ def calls_in(call: Callable[[], Any]) -> int:
     finally:
         sys.setprofile(former)
     return count
+
+
+@contextmanager
+def opened(engine: Any) -> Iterator[list[Any]]:
+    """Collect the connections that an engine opens."""
+    found: list[Any] = []
+    open_one = engine._open
+
+    def note() -> Any:
+        found.append(open_one())
+        return found[-1]
+
+    engine._open = note
+    try:
+        yield found
+    finally:
+        del engine._open
+
+
+def with_settings(config: Any, options: Any = None, **settings: Any) -> dict[str, Any]:
+    """Return a config, mapping or URL, as a mapping that has other settings, and options of the driver, too."""
+    found = {**(servers.mapping(config) if isinstance(config, str) else config), **settings}
+    return {**found, "options": {**found.get("options", {}), **options}} if options else found
+
+
+def run_machine(machine: Callable[[], Any], database: str, examples: int, **options: Any) -> None:
+    """Run a state machine, the same examples each time unless told otherwise; fewer on a server, which takes longer.
+
+    TENT_EXAMPLES says how many on each database, and has other ones tried in each run.
+    """
+    wanted = os.environ.get("TENT_EXAMPLES")
+    usual = examples // 5 if database in servers.URLS else examples
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        machine,
+        settings=hypothesis.settings(
+            **{"derandomize": wanted is None, **options},
+            max_examples=int(wanted or usual),
+            database=None,
+            deadline=None,
+            report_multiple_bugs=False,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        ),
+    )
 
 
 def run_sql(engine: Any, sql: str, params: Any = ()) -> Any:

@@ -164,8 +164,10 @@ def test_a_host_that_broke_several_connections_is_passed_over_once(connect: Call
 
 @pytest.mark.databases("postgresql")
 @pytest.mark.parametrize("way", ["insert", "update"])
-def test_work_goes_on_elsewhere_than_on_a_server_that_only_reads(connect: Callable[..., Any], way: str) -> None:
-    engine = connect()
+def test_work_goes_on_elsewhere_than_on_a_server_that_only_reads(
+    connect: Callable[..., Any], config: Any, way: str
+) -> None:
+    engine = connect(host=[address(config)] * 2)
     people = [Person(name="Joe"), Person(name="Ann")]
     with dbm.transaction(engine) as session:
         session.add_all(people)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import peewee
@@ -453,3 +453,46 @@ def test_a_flush_that_failed_leaves_the_transaction(engine: Any, joe: int) -> No
         session.commit()
         assert age_in(session, joe) == 2
         assert session.query(Person).count() == 3
+
+
+# Replicas: here the server itself stands for one; tests/test_clusters.py has real ones
+
+
+@pytest.fixture
+def replicated(config: Any, engine: Any) -> Iterator[Any]:
+    """An engine whose config names a replica."""
+    settings = servers.mapping(config)
+    engine = dbm.connect({**settings, "replicas": settings["host"]})
+    yield engine
+    engine.close_all()
+
+
+@servers_only
+def test_sessions_that_only_read_have_a_pool_of_their_own(replicated: Any) -> None:
+    with dbm.open_session(replicated) as session, dbm.open_session(replicated, read_only=True) as reader:
+        session.begin()
+        reader.begin()
+        assert len(replicated._in_use) == len(replicated.replica._in_use) == 1
+        assert reader.engine is replicated
+
+
+@servers_only
+def test_hooks_of_an_engine_are_told_of_its_replicas_too(replicated: Any) -> None:
+    with collected(replicated) as ran, dbm.open_session(replicated, read_only=True) as reader:
+        reader.query(Person).count()
+    assert len(ran) == 1
+    heard: list[dbm.Session] = []
+    dbm.listen(replicated, "after_rollback", heard.append)
+    with dbm.open_session(replicated, read_only=True) as reader:
+        reader.begin()
+        reader.rollback()
+    assert heard == [reader]
+
+
+@servers_only
+def test_closing_an_engine_closes_the_connections_to_its_replicas(replicated: Any) -> None:
+    with dbm.open_session(replicated, read_only=True) as reader:
+        reader.query(Person).count()
+    assert len(replicated.replica._connections) == 1
+    replicated.close_all()
+    assert replicated.replica._connections == []

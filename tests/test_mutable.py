@@ -10,7 +10,7 @@ from typing import Any
 
 import peewee
 import pytest
-from conftest import Person
+from conftest import Person, run_sql
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -278,7 +278,7 @@ def test_a_failed_flush_leaves_the_change_to_be_saved(session: Any, engine: Any,
     session.expunge(clash)
     box.content["y"] = 2
     session.commit()
-    row = engine.execute_sql("SELECT content FROM boxes WHERE id = ?", [box.id]).fetchone()
+    row = run_sql(engine, "SELECT content FROM boxes WHERE id = ?", [box.id]).fetchone()
     assert json.loads(row[0]) == box.content
     assert (box.content["x"], box.content["y"]) == (1, 2)
 

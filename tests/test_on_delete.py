@@ -122,7 +122,6 @@ def test_a_marked_grandchild_goes_with_its_tree(session: Any) -> None:
     assert session.query(Branch).count() == 0
 
 
-@pytest.mark.parametrize("engine", ["memory"], indirect=True)
 def test_a_delete_costs_what_it_deletes_not_what_is_loaded(session: Any, full: None) -> None:
     users, posts = session.query(User).all(), session.query(Post).all()
 
@@ -241,6 +240,7 @@ def test_a_key_that_refers_to_another_column_is_nulled_by_it(session: Any) -> No
     assert book.named_after_id is None
 
 
+@pytest.mark.databases("sqlite", "postgresql")
 def test_a_key_that_is_set_to_its_default_has_it(session: Any) -> None:
     main, other = Shelf(id=1), Shelf(name="other")
     book = Book(lent_to=other)
@@ -250,6 +250,21 @@ def test_a_key_that_is_set_to_its_default_has_it(session: Any) -> None:
     session.flush()
     assert (book.lent_to_id, book.lent_to) == (1, main)
     session.rollback()
+    assert book.lent_to is other
+
+
+@pytest.mark.databases("mariadb", "mysql")
+def test_where_keys_are_set_to_no_default_the_delete_is_refused(session: Any) -> None:
+    """InnoDB takes SET DEFAULT for RESTRICT."""
+    other = Shelf(name="other")
+    book = Book(lent_to=other)
+    session.add_all([Shelf(id=1), book])
+    session.commit()
+    session.delete(other)
+    with pytest.raises(peewee.IntegrityError, match=r"deleting <Shelf id=\d+ name='other'>"):
+        session.flush()
+    session.rollback()
+    assert states(session, [book, other]) == {"persistent"}
     assert book.lent_to is other
 
 
@@ -318,8 +333,9 @@ def test_bulk_updates_with_expressions_show_what_the_database_says(session: Any)
 # Where the database does nothing
 
 
-def test_a_database_that_enforces_no_keys_is_not_believed_to(tmp_path: Any) -> None:
-    engine = dbm.connect({"driver": "sqlite", "path": tmp_path / "loose.db", "pragmas": {"foreign_keys": 0}})
+@pytest.mark.databases("sqlite")
+def test_a_database_that_enforces_no_keys_is_not_believed_to(config: Any) -> None:
+    engine = dbm.connect({**config, "pragmas": {"foreign_keys": 0}})
     dbm.install_tables(engine, models=blog.Model)
     with dbm.open_session(engine) as session:
         post = Post(author=User(name="Ann"))

@@ -10,10 +10,10 @@ from typing import Any
 
 import peewee
 import pytest
-from conftest import collected
 
-import tent.data.user  # noqa: F401  # its models are among those "loaded so far"
 from tent.data import dbm
+from tent.data.orm.engine import quoted
+from tent.data.user import Profile, User  # they are among those "loaded so far"
 
 Statements = Callable[[], Any]
 
@@ -37,22 +37,29 @@ class Apple(Fruit):  # type: ignore[misc,valid-type]
 
 
 @pytest.fixture
-def engine() -> Any:
+def engine(bare_engine: Any) -> Any:
     """An empty database."""
-    engine = dbm.connect({"driver": "sqlite", "path": ":memory:"})
-    yield engine
-    engine.close_all()
-
-
-@pytest.fixture
-def statements(engine: Any) -> Statements:
-    return lambda: collected(engine)
+    return bare_engine
 
 
 def indexes(engine: Any) -> dict[tuple[str, ...], str]:
-    """Return the names of the indexes by their table and columns."""
+    """Return the names of the indexes by their table and columns; those of the keys, which servers list, are left."""
     found = [index for table in engine.get_tables() for index in engine.get_indexes(table)]
-    return {(index.table, *index.columns): index.name for index in found}
+    return {(index.table, *index.columns): index.name for index in found if index.columns != ["id"]}
+
+
+def drop_index(engine: Any, table: str, column: str) -> None:
+    on_table = f" ON {table}" if isinstance(engine, peewee.MySQLDatabase) else ""
+    engine.execute_sql(f"DROP INDEX {quoted(engine, indexes(engine)[table, column])}{on_table}")
+
+
+def tree_names(engine: Any) -> list[str]:
+    return [name for (name,) in engine.execute_sql("SELECT name FROM apple_trees ORDER BY id")]
+
+
+# MariaDB and MySQL commit each CREATE and DROP by themselves: there is no transaction to undo.
+transactional = pytest.mark.databases("sqlite", "postgresql")
+untransactional = pytest.mark.databases("mariadb", "mysql")
 
 
 # Installing
@@ -61,7 +68,7 @@ def indexes(engine: Any) -> dict[tuple[str, ...], str]:
 def test_every_model_loaded_so_far_is_installed(engine: Any) -> None:
     created = dbm.install_tables(engine)
     assert created.index("users") < created.index("profiles")
-    assert sorted(created) == engine.get_tables()
+    assert sorted(created) == sorted(engine.get_tables())
 
 
 def test_tables_are_created_in_the_order_of_their_foreign_keys(engine: Any) -> None:
@@ -78,7 +85,7 @@ def test_installing_again_does_no_harm(engine: Any) -> None:
     with dbm.transaction(engine) as session:
         session.add(AppleTree(name="old"))
     assert dbm.install_tables(engine, models=Fruit) == []
-    assert engine.execute_sql("SELECT name FROM apple_trees").fetchall() == [("old",)]
+    assert tree_names(engine) == ["old"]
 
 
 def test_indexes_are_created(engine: Any) -> None:
@@ -95,7 +102,8 @@ def test_indexes_are_created(engine: Any) -> None:
 def test_an_index_that_is_missing_is_created(engine: Any) -> None:
     dbm.install_tables(engine, models=Fruit)
     before = indexes(engine)
-    engine.execute_sql(f"DROP INDEX {before['apples', 'colour']}")
+    drop_index(engine, "apples", "colour")
+    assert indexes(engine) != before
     assert dbm.install_tables(engine, models=Fruit) == []
     assert indexes(engine) == before
 
@@ -130,12 +138,13 @@ def test_what_is_no_model_is_refused_before_anything_is_created(engine: Any, mod
     assert engine.get_tables() == []
 
 
-@pytest.mark.parametrize("engine", [None, "sqlite:///a.db", peewee.SqliteDatabase(":memory:")])
-def test_what_is_no_engine_is_refused(engine: Any) -> None:
+@pytest.mark.parametrize("thing", [None, "sqlite:///a.db", peewee.SqliteDatabase(":memory:")])
+def test_what_is_no_engine_is_refused(thing: Any) -> None:
     with pytest.raises(dbm.ArgumentError, match=r"dbm\.connect"):
-        dbm.install_tables(engine)
+        dbm.install_tables(thing)
 
 
+@transactional
 def test_everything_is_created_in_one_transaction(engine: Any, statements: Statements) -> None:
     with statements() as ran:
         dbm.install_tables(engine, models=Fruit)
@@ -143,7 +152,8 @@ def test_everything_is_created_in_one_transaction(engine: Any, statements: State
     assert [sql.split()[0] for sql in ran].count("BEGIN") == 1
 
 
-def test_a_failure_leaves_nothing(engine: Any) -> None:
+def good_and_worse() -> list[Any]:
+    """Two models, of which the database refuses the second."""
     base = dbm.declarative_base()
 
     class Good(base):  # type: ignore[misc,valid-type]
@@ -153,22 +163,62 @@ def test_a_failure_leaves_nothing(engine: Any) -> None:
         good = peewee.ForeignKeyField(Good)
         name = peewee.CharField(constraints=[peewee.SQL("no such thing in SQL (")])
 
-    with pytest.raises(peewee.OperationalError):
-        dbm.install_tables(engine, models=base)
+    return [Good, Worse]
+
+
+@transactional
+def test_a_failure_leaves_nothing(engine: Any) -> None:
+    good, worse = good_and_worse()
+    with pytest.raises((peewee.OperationalError, peewee.ProgrammingError)):
+        dbm.install_tables(engine, models=[good, worse])
     assert engine.get_tables() == []
     assert not engine.in_transaction()
-    assert dbm.install_tables(engine, models=[Good]) == ["goods"]
+    assert dbm.install_tables(engine, models=[good]) == ["goods"]
 
 
-def test_an_index_that_fails_leaves_the_tables_uncreated(engine: Any) -> None:
+@untransactional
+def test_after_a_failure_mariadb_has_what_came_before_it_and_installing_again_adds_the_rest(engine: Any) -> None:
+    good, worse = good_and_worse()
+    with pytest.raises(peewee.ProgrammingError):
+        dbm.install_tables(engine, models=[good, worse])
+    assert engine.get_tables() == ["goods"]
+    worse.name.constraints = []
+    assert dbm.install_tables(engine, models=[good, worse]) == ["worses"]
+    assert set(indexes(engine)) == {("goods", "name"), ("worses", "good_id")}
+
+
+def install_an_index_that_fails(engine: Any) -> None:
     dbm.install_tables(engine, models=[AppleTree])
-    engine.execute_sql(f"DROP INDEX {indexes(engine)['apple_trees', 'name']}")
+    drop_index(engine, "apple_trees", "name")
     engine.execute_sql("INSERT INTO apple_trees (name) VALUES ('twice'), ('twice')")
     with pytest.raises(peewee.IntegrityError):
         dbm.install_tables(engine, models=Fruit)
+
+
+@transactional
+def test_an_index_that_fails_leaves_the_tables_uncreated(engine: Any) -> None:
+    install_an_index_that_fails(engine)
     assert engine.get_tables() == ["apple_trees"]
 
 
+@untransactional
+def test_an_index_that_fails_on_mariadb_can_be_installed_later(engine: Any) -> None:
+    install_an_index_that_fails(engine)
+    assert sorted(engine.get_tables()) == ["apple_trees", "apples"]
+    engine.execute_sql("DELETE FROM apple_trees")
+    assert dbm.install_tables(engine, models=Fruit) == []
+    assert {("apple_trees", "name"), ("apples", "colour")} <= set(indexes(engine))
+
+
+def test_after_a_failure_others_can_install(engine: Any, config: Any) -> None:
+    other = dbm.connect(config) if engine.database != ":memory:" else engine
+    with pytest.raises(peewee.DatabaseError):
+        dbm.install_tables(engine, models=good_and_worse())
+    assert dbm.install_tables(other, models=[AppleTree]) == ["apple_trees"]
+    other.close_all()
+
+
+@transactional
 def test_installing_within_atomic_is_undone_with_it(engine: Any) -> None:
     with pytest.raises(ZeroDivisionError), engine.atomic():
         dbm.install_tables(engine, models=Fruit)
@@ -176,7 +226,19 @@ def test_installing_within_atomic_is_undone_with_it(engine: Any) -> None:
     assert engine.get_tables() == []
 
 
-def test_tables_that_refer_to_each_other_can_be_installed(engine: Any) -> None:
+@untransactional
+def test_installing_within_atomic_commits_it_on_mariadb(engine: Any) -> None:
+    dbm.install_tables(engine, models=[AppleTree])
+    with pytest.raises(ZeroDivisionError), engine.atomic():
+        engine.execute_sql("INSERT INTO apple_trees (name) VALUES ('kept')")
+        dbm.install_tables(engine, models=Fruit)
+        raise ZeroDivisionError
+    assert sorted(engine.get_tables()) == ["apple_trees", "apples"]
+    assert tree_names(engine) == ["kept"]
+    assert not engine.in_transaction()
+
+
+def test_tables_that_refer_to_each_other_can_be_installed_and_uninstalled(engine: Any) -> None:
     base = dbm.declarative_base()
 
     class Egg(base):  # type: ignore[misc,valid-type]
@@ -186,40 +248,102 @@ def test_tables_that_refer_to_each_other_can_be_installed(engine: Any) -> None:
         hatched_from = peewee.ForeignKeyField(Egg, null=True)
 
     assert sorted(dbm.install_tables(engine, models=base)) == ["eggs", "hen_of_eggs"]
+    assert dbm.install_tables(engine, models=base) == []
+    assert [key.dest_table for key in engine.get_foreign_keys("eggs")] == ["hen_of_eggs"]
+    with dbm.transaction(engine) as session:
+        egg = Egg()
+        egg.laid_by = HenOfEgg(hatched_from=egg)
+        session.add(egg)
+    assert sorted(dbm.uninstall_tables(engine, models=base)) == ["eggs", "hen_of_eggs"]
+    assert engine.get_tables() == []
 
 
-def test_several_processes_can_install_at_once(tmp_path: Path) -> None:
+def run_in_processes(config: Any, call: str, count: int = 3) -> list[str]:
+    """Let processes call at the same moment, each with an engine of its own, and return what they got, in order."""
     program = (
         "import sys, tent.data.user\n"
         "from tent.data import dbm\n"
         "print('ready', flush=True)\n"
         "sys.stdin.readline()\n"
-        "engine = dbm.connect({'driver': 'sqlite', 'path': sys.argv[1]})\n"
-        "print(dbm.install_tables(engine))\n"
+        f"engine = dbm.connect({config!r})\n"
+        f"print({call})\n"
     )
-    for attempt in range(3):
-        path = str(tmp_path / f"{attempt}.db")
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-c", program, path],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for _ in range(3)
-        ]
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        said = [process.communicate(timeout=60) for process in processes]
-        assert [errors for _, errors in said] == ["", "", ""]
-        # One has created all of them, since it is one transaction.
-        assert sorted(out.strip() for out, _ in said) == ["['users', 'profiles']", "[]", "[]"]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([sys.executable, "-c", program], **pipes) for _ in range(count)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=60) for process in processes]
+    assert [errors for _, errors in said] == [""] * count
+    return sorted(out.strip() for out, _ in said)
+
+
+@pytest.mark.databases("file", "servers")
+def test_several_processes_can_install_at_once(config: Any) -> None:
+    for _ in range(3):
+        # One has created all of them, since the others wait until it has.
+        assert run_in_processes(config, "dbm.install_tables(engine)") == ["['users', 'profiles']", "[]", "[]"]
+        engine: Any = dbm.connect(config)
+        dbm.uninstall_tables(engine)
+        engine.close_all()
+
+
+@pytest.mark.databases("file", "servers")
+def test_several_processes_can_uninstall_at_once(engine: Any, config: Any) -> None:
+    for _ in range(3):
+        dbm.install_tables(engine, models=[User, Profile])
+        said = run_in_processes(config, "dbm.uninstall_tables(engine)")
+        assert said == ["['profiles', 'users']", "[]", "[]"]
+
+
+LONG = "a" * 63  # as PostgreSQL takes it; MariaDB and MySQL take one more
+
+
+def test_names_may_be_as_long_as_every_database_takes_them(engine: Any) -> None:
+    base = dbm.declarative_base()
+
+    class One(base):  # type: ignore[misc,valid-type]
+        __tablename__ = "a" * 55  # MariaDB adds "_ibfk_1" to it, for its foreign key
+        other = peewee.DeferredForeignKey("Two", null=True, column_name="b" * 63)
+        name = peewee.CharField(unique=True, column_name="c" * 63)
+
+    class Two(base):  # type: ignore[misc,valid-type]
+        __tablename__ = "d" * 55
+        one = peewee.ForeignKeyField(One, null=True, column_name="e" * 63)
+
+    assert sorted(dbm.install_tables(engine, models=base)) == ["a" * 55, "d" * 55]
+    assert dbm.install_tables(engine, models=base) == []
+    with dbm.transaction(engine) as session:
+        one = One(name="Ann")
+        one.other = Two(one=one)
+        session.add(one)
+    with dbm.open_session(engine) as session:
+        assert session.query(One).filter_by(name="Ann").one().other.one.name == "Ann"
+    assert sorted(dbm.uninstall_tables(engine, models=base)) == ["a" * 55, "d" * 55]
+    assert engine.get_tables() == []
+
+
+@pytest.mark.databases("servers")
+@pytest.mark.parametrize("names", [(LONG + "aa", "name"), ("fruits", LONG + "aa")])
+def test_a_name_that_a_server_would_cut_off_is_refused_before_anything_is_created(
+    engine: Any, names: tuple[str, str]
+) -> None:
+    base = dbm.declarative_base()
+
+    class Fine(base):  # type: ignore[misc,valid-type]
+        pass
+
+    class TooLong(base):  # type: ignore[misc,valid-type]
+        __tablename__ = names[0]
+        name = peewee.CharField(column_name=names[1])
+
+    with pytest.raises(dbm.ArgumentError, match=rf"'{LONG}aa' of TooLong is too long .* (__tablename__|column_name)"):
+        dbm.install_tables(engine, models=[Fine, TooLong])
+    assert engine.get_tables() == []
 
 
 # Uninstalling
@@ -257,6 +381,7 @@ def test_uninstalling_is_the_opposite_of_installing(engine: Any) -> None:
     assert engine.get_tables() == []
 
 
+@transactional
 def test_uninstalling_happens_in_one_transaction(engine: Any, statements: Statements) -> None:
     dbm.install_tables(engine, models=Fruit)
     with statements() as ran:
@@ -273,20 +398,47 @@ def test_a_table_that_others_still_refer_to_is_not_dropped(engine: Any) -> None:
     dbm.install_tables(engine, models=Fruit)
     with dbm.transaction(engine) as session:
         session.add(Apple(tree=AppleTree(name="old"), colour="red", weight=1))
-    with pytest.raises(peewee.IntegrityError):
+    with pytest.raises(peewee.DatabaseError):
         dbm.uninstall_tables(engine, models=[AppleTree])
-    assert engine.execute_sql("SELECT name FROM apple_trees").fetchall() == [("old",)]
+    assert sorted(engine.get_tables()) == ["apple_trees", "apples"]
+    assert tree_names(engine) == ["old"]
 
 
-def test_tables_of_an_attached_database_are_known_and_dropped(tmp_path: Any) -> None:
-    engine = dbm.connect({"driver": "sqlite", "path": tmp_path / "main.db"})
-    engine.attach(str(tmp_path / "other.db"), "other")
+class Elsewhere:
+    """Another schema, as each database has it: an attached one, a schema, another database of the server."""
 
-    class Far(dbm.declarative_base()):  # type: ignore[misc]
-        class Meta:
-            schema = "other"
+    def __init__(self, engine: Any, path: Path) -> None:
+        self.engine = engine
+        self.name = f"{engine.database}_other" if isinstance(engine, peewee.MySQLDatabase) else "other"
+        self.path = path
 
-    assert dbm.install_tables(engine, models=[Far]) == ["fars"]
-    assert dbm.install_tables(engine, models=[Far]) == []
-    assert dbm.uninstall_tables(engine, models=[Far]) == ["fars"]
-    engine.close_all()
+    def __enter__(self) -> str:
+        if self.engine.kind == "sqlite":
+            self.engine.attach(str(self.path), self.name)
+        else:
+            self.engine.execute_sql(f"CREATE SCHEMA {self.name}")
+        return self.name
+
+    def __exit__(self, *_: object) -> None:
+        if self.engine.kind != "sqlite":
+            self.engine.execute_sql(f"DROP SCHEMA {self.name}")
+
+
+@pytest.mark.databases("file", "servers")
+def test_tables_of_another_schema_are_known_and_dropped(engine: Any, tmp_path: Path) -> None:
+    with Elsewhere(engine, tmp_path / "other.db") as elsewhere:
+
+        class Far(dbm.declarative_base()):  # type: ignore[misc]
+            name = peewee.CharField(unique=True)
+
+            class Meta:
+                schema = elsewhere
+
+        assert dbm.install_tables(engine, models=[Far]) == ["fars"]
+        assert dbm.install_tables(engine, models=[Far]) == []
+        with dbm.transaction(engine) as session:
+            session.add(Far(name="Ann"))
+        assert list(engine.execute_sql(f"SELECT name FROM {elsewhere}.fars")) == [("Ann",)]
+        assert engine.get_tables() == []
+        assert dbm.uninstall_tables(engine, models=[Far]) == ["fars"]
+        assert dbm.uninstall_tables(engine, models=[Far]) == []

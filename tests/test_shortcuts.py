@@ -15,6 +15,11 @@ from tent.data import dbm
 Statements = Callable[[], Any]
 
 
+def plain(sql: str) -> str:
+    """Return SQL without what each database writes in its own way."""
+    return sql.replace('"', "").replace("`", "").replace("%s", "?")
+
+
 @pytest.fixture(autouse=True)
 def full(engine: Any) -> None:
     dbm.install_tables(engine, models=blog.Model)
@@ -83,7 +88,7 @@ def test_an_update_from_a_dict_writes_what_differs(session: Any, statements: Sta
     with statements() as ran:
         update_model_from_dict(post, {"title": post.title, "editor": None})
         session.commit()
-    assert [sql for sql in ran if sql.startswith("UPDATE")] == ['UPDATE "posts" SET "editor_id" = ? WHERE "id" = ?']
+    assert [plain(sql) for sql in ran if sql.startswith("UPDATE")] == ["UPDATE posts SET editor_id = ? WHERE id = ?"]
 
 
 def test_a_dict_of_an_object_makes_a_copy_of_it(session: Any) -> None:

@@ -3,59 +3,94 @@
 from __future__ import annotations
 
 import multiprocessing
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import peewee
 import pytest
-from conftest import Model, Note, Person, collected
+from conftest import Model, Note, Person, collected, with_settings
 
 from tent.data import dbm
 
+# What keeps all others from writing to the table of people
+LOCK = {
+    "sqlite": ["BEGIN IMMEDIATE"],
+    "postgresql": ["BEGIN", "LOCK TABLE people IN ACCESS EXCLUSIVE MODE"],
+    "mariadb": ["LOCK TABLES people WRITE"],
+    "mysql": ["LOCK TABLES people WRITE"],
+}
 
-@contextmanager
-def connection(engine: Any) -> Iterator[sqlite3.Connection]:
-    """Another program's connection to the file, which does not wait for locks."""
-    with closing(sqlite3.connect(engine.database, timeout=0, isolation_level=None)) as connection:
-        yield connection
+# Settings with which an engine gives up at once when what it wants is locked
+HASTY: dict[str, Any] = {
+    "sqlite": {"timeout": 0},
+    "postgresql": {"options": {"options": "-c lock_timeout=1ms"}},
+    "mariadb": {"options": {"init_command": "SET lock_wait_timeout = 0, innodb_lock_wait_timeout = 0"}},
+    "mysql": {"options": {"init_command": "SET lock_wait_timeout = 1, innodb_lock_wait_timeout = 1"}},
+}
+
+
+def lock(engine: Any) -> None:
+    for sql in LOCK[engine.kind]:
+        engine.execute_sql(sql)
+
+
+def unlock(engine: Any) -> None:
+    if isinstance(engine, peewee.MySQLDatabase):
+        engine.execute_sql("UNLOCK TABLES")
+    else:
+        engine.rollback()
 
 
 def names(engine: Any) -> list[str]:
-    """Return the names in the file, as another program sees them."""
-    with connection(engine) as second:
-        return [name for (name,) in second.execute("SELECT name FROM people ORDER BY id")]
+    """Return the names in the database, as another program sees them."""
+    return [name for (name,) in engine.execute_sql("SELECT name FROM people ORDER BY id")]
 
 
-def can_write(engine: Any) -> bool:
-    """Tell whether another program could write to the file now."""
-    with connection(engine) as second:
-        try:
-            second.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
-            return False
-        second.execute("ROLLBACK")
-        return True
+def can_write(program: Any) -> bool:
+    """Tell whether another program could write now, whatever it likes to."""
+    try:
+        lock(program)
+    except peewee.OperationalError:
+        return False
+    finally:
+        unlock(program)
+    return True
 
 
 @pytest.fixture
-def writer(file_engine: Any) -> Iterator[dbm.Session]:
-    """A session on a file, whose connections no other session has."""
-    with dbm.open_session(file_engine) as session:
+def writer(engine: Any) -> Iterator[dbm.Session]:
+    """A session on a database, whose connections no other session has."""
+    with dbm.open_session(engine) as session:
         yield session
         session.rollback()
 
 
 @pytest.fixture
-def hasty(tmp_path: Path) -> Iterator[Any]:
-    """An engine that gives up at once when the file is locked."""
-    engine = dbm.connect({"driver": "sqlite", "path": tmp_path / "hasty.db", "timeout": 0})
-    dbm.install_tables(engine, models=Model)
-    yield engine
-    engine.close_all()
+def hasty(engine: Any, config: Any) -> Iterator[Any]:
+    """An engine of the database that gives up at once when it is locked."""
+    hasty = dbm.connect(with_settings(config, **HASTY[engine.kind]))
+    yield hasty
+    hasty.close_all()
+
+
+@pytest.fixture
+def program(engine: Any, config: Any) -> Iterator[Any]:
+    """Another program's engine of the database, which does not wait for locks."""
+    program = dbm.connect(with_settings(config, **HASTY[engine.kind]))
+    yield program
+    program.close_all()
+
+
+def failures_of(engine: Any) -> list[Any]:
+    """Return a list that gets each error of a statement of the engine's."""
+    failures: list[Any] = []
+    engine.query_hooks.append(lambda event: failures.extend([event.exception] if event.exception else []))
+    return failures
+
+
+not_memory = pytest.mark.databases("file", "servers")
 
 
 # Beginning and ending
@@ -77,20 +112,49 @@ def test_a_session_is_in_no_transaction_until_it_writes(session: dbm.Session) ->
     assert states == [False, False, True, False, False]
 
 
-def test_a_transaction_of_a_write_is_immediate(session: dbm.Session, statements: Callable[[], Any]) -> None:
+def test_a_write_is_a_transaction(session: dbm.Session, statements: Callable[[], Any]) -> None:
     session.add(Person(name="Jo"))
     with statements() as ran:
         session.commit()
     assert [sql.split()[0] for sql in ran] == ["BEGIN", "INSERT", "COMMIT"]
+
+
+def test_begin_begins_a_transaction_now(session: dbm.Session, statements: Callable[[], Any]) -> None:
+    with statements() as ran:
+        session.begin()
+    assert [sql.split()[0] for sql in ran] == ["BEGIN"]
+    assert session.in_transaction()
+
+
+@pytest.mark.databases("sqlite")
+def test_a_transaction_of_a_write_is_immediate(session: dbm.Session, statements: Callable[[], Any]) -> None:
+    session.add(Person(name="Jo"))
+    with statements() as ran:
+        session.commit()
     assert ran[0] == "BEGIN IMMEDIATE"
 
 
-def test_begin_begins_an_immediate_transaction_now(writer: dbm.Session, file_engine: Any) -> None:
-    with collected(file_engine) as ran:
-        writer.begin()
+@pytest.mark.databases("file")
+def test_begin_begins_an_immediate_transaction(
+    session: dbm.Session, program: Any, statements: Callable[[], Any]
+) -> None:
+    with statements() as ran:
+        session.begin()
     assert ran == ["BEGIN IMMEDIATE"]
-    assert writer.in_transaction()
-    assert not can_write(file_engine)
+    assert not can_write(program)
+    session.rollback()
+    assert can_write(program)
+
+
+@pytest.mark.databases("servers")
+def test_a_transaction_of_a_server_locks_what_it_has_written(session: dbm.Session, program: Any) -> None:
+    session.begin()
+    assert can_write(program)
+    session.add(Person(name="Jo"))
+    session.flush()
+    assert not can_write(program)
+    session.rollback()
+    assert can_write(program)
 
 
 def test_begin_twice_is_refused(session: dbm.Session) -> None:
@@ -154,6 +218,35 @@ def test_a_begin_block_whose_flush_fails_rolls_back(session: dbm.Session) -> Non
     assert not session.in_transaction()
     assert session.new == []
     assert session.query(Person).count() == 0
+
+
+@pytest.mark.databases("sqlite", "mariadb", "mysql")
+def test_a_transaction_goes_on_after_a_statement_that_failed(session: dbm.Session) -> None:
+    with session.begin():
+        session.add(Person(name="Jo"))
+        fails(session, "SELECT nothing FROM people")
+        session.add(Person(name="Al"))
+    assert session.query(Person).count() == 2
+
+
+@pytest.mark.databases("postgresql")
+def test_a_transaction_of_postgresql_takes_nothing_after_a_statement_that_failed(session: dbm.Session) -> None:
+    with pytest.raises(peewee.InternalError, match=r"PostgreSQL takes no more .*session\.begin_nested\(\)"):
+        with session.begin():
+            session.add(Person(name="Jo"))
+            fails(session, "SELECT nothing FROM people")
+            session.query(Person).count()
+    assert not session.in_transaction()
+    assert session.query(Person).count() == 0
+
+
+def test_a_transaction_goes_on_after_a_statement_that_failed_in_a_savepoint(session: dbm.Session) -> None:
+    with session.begin():
+        session.add(Person(name="Jo"))
+        with suppress(peewee.DatabaseError), session.begin_nested():
+            session.execute("SELECT nothing FROM people")
+        session.add(Person(name="Al"))
+    assert session.query(Person).count() == 2
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])
@@ -273,7 +366,7 @@ def test_within_engine_atomic_a_savepoint_nests(engine: Any) -> None:
 
 
 def fails(session: dbm.Session, sql: str) -> None:
-    with pytest.raises(peewee.OperationalError):
+    with pytest.raises(peewee.DatabaseError):
         session.execute(sql)
 
 
@@ -296,108 +389,139 @@ READS: dict[str, Callable[[dbm.Session], Any]] = {
     "SQL with a CTE": lambda s: s.execute("WITH p AS (SELECT * FROM people) SELECT name FROM p").all(),
     "SQL with a comment": lambda s: s.execute("/* all */ SELECT name FROM people -- all").all(),
     "a raw query with a CTE": lambda s: s.execute(Person.raw("WITH p AS (SELECT * FROM people) SELECT * FROM p")).all(),
-    "EXPLAIN": lambda s: s.execute("EXPLAIN QUERY PLAN SELECT * FROM people").all(),
-    "a PRAGMA": lambda s: s.execute("PRAGMA table_info(people)").all(),
+    "EXPLAIN": lambda s: s.execute("EXPLAIN SELECT * FROM people").all(),
     "a merge": lambda s: s.merge(Person(id=1)),
     "a query that fails": lambda s: fails(s, "SELECT nothing FROM people"),
     "a get that finds nothing": lambda s: s.get(Person, 99),
 }
 
 
+@not_memory
 @pytest.mark.parametrize("kind", READS)
-def test_a_session_that_has_only_read_holds_nothing(writer: dbm.Session, file_engine: Any, kind: str) -> None:
+def test_a_session_that_has_only_read_holds_nothing(writer: dbm.Session, engine: Any, program: Any, kind: str) -> None:
     writer.add(Note(person=Person(name="Jo")))
     writer.add(Person(name="Al"))
     writer.commit()
     writer.expunge_all()
     READS[kind](writer)
     assert not writer.in_transaction()
-    assert not file_engine._in_use
-    assert can_write(file_engine)
+    assert not engine._in_use
+    assert can_write(program)
 
 
-def test_open_sessions_that_do_nothing_hold_nothing(file_engine: Any) -> None:
-    sessions = [dbm.open_session(file_engine) for _ in range(20)]
-    assert not file_engine._in_use
+OWN_READS = {
+    "sqlite": ["EXPLAIN QUERY PLAN SELECT * FROM people", "PRAGMA table_info(people)"],
+    "postgresql": ["SHOW search_path", "TABLE people"],
+    "mariadb": ["SHOW TABLES", "DESCRIBE people", "SHOW CREATE TABLE people"],
+    "mysql": ["SHOW TABLES", "DESCRIBE people", "TABLE people"],
+}
+
+
+@not_memory
+def test_a_session_that_has_only_read_in_its_databases_own_words_holds_nothing(
+    writer: dbm.Session, engine: Any, program: Any
+) -> None:
+    writer.add(Person(name="Al"))
+    writer.commit()
+    for sql in OWN_READS[engine.kind]:
+        assert writer.execute(sql).all()
+        assert not writer.in_transaction()
+        assert not engine._in_use
+    assert can_write(program)
+
+
+@not_memory
+def test_open_sessions_that_do_nothing_hold_nothing(engine: Any) -> None:
+    sessions = [dbm.open_session(engine) for _ in range(20)]
+    assert not engine._in_use
     for session in sessions:
         session.close()
 
 
-def test_a_write_holds_one_connection_until_the_end(writer: dbm.Session, file_engine: Any) -> None:
+@not_memory
+def test_a_write_holds_one_connection_until_the_end(writer: dbm.Session, engine: Any) -> None:
     held = []
     for end in (writer.commit, writer.rollback, writer.close):
         writer.add(Person())
         writer.flush()
         writer.query(Person).all()
-        held.append(len(file_engine._in_use))
+        held.append(len(engine._in_use))
         if end == writer.close:
             with pytest.warns(dbm.UnsavedChangesWarning):
                 end()
         else:
             end()
-        held.append(len(file_engine._in_use))
+        held.append(len(engine._in_use))
     assert held == [1, 0, 1, 0, 1, 0]
 
 
-def test_a_flush_that_fails_holds_nothing(writer: dbm.Session, file_engine: Any) -> None:
+@not_memory
+def test_a_flush_that_fails_holds_nothing(writer: dbm.Session, engine: Any, program: Any) -> None:
     writer.add(Note(text="of nobody"))
     with pytest.raises(peewee.IntegrityError):
         writer.commit()
     assert not writer.in_transaction()
-    assert not file_engine._in_use
-    assert can_write(file_engine)
+    assert not engine._in_use
+    assert can_write(program)
 
 
-def test_a_begin_that_fails_holds_nothing(hasty: Any) -> None:
-    with connection(hasty) as locker, dbm.open_session(hasty) as session:
-        locker.execute("BEGIN IMMEDIATE")
+@pytest.mark.databases("file")
+def test_a_begin_that_fails_holds_nothing(hasty: Any, program: Any) -> None:
+    lock(program)
+    with dbm.open_session(hasty) as session:
         with pytest.raises(peewee.OperationalError, match="locked"):
             session.begin()
         assert not session.in_transaction()
         assert not hasty._in_use
+    unlock(program)
 
 
-def test_connections_are_taken_from_the_pool_again(writer: dbm.Session, file_engine: Any) -> None:
+@not_memory
+def test_connections_are_taken_from_the_pool_again(writer: dbm.Session, engine: Any) -> None:
     for _ in range(5):
         writer.add(Person())
         writer.commit()
         writer.query(Person).all()
-    assert len(file_engine._connections) == 1
+    assert len(engine._connections) == 1
 
 
-def test_a_session_that_is_dropped_in_a_transaction_gives_all_back(file_engine: Any) -> None:
-    session = dbm.open_session(file_engine)
+@not_memory
+def test_a_session_that_is_dropped_in_a_transaction_gives_all_back(engine: Any, program: Any) -> None:
+    session = dbm.open_session(engine)
     session.add(Person(name="Jo"))
     session.flush()
     del session
-    assert not file_engine._in_use
-    assert can_write(file_engine)
-    assert names(file_engine) == []
+    assert not engine._in_use
+    assert can_write(program)
+    assert names(program) == []
 
 
 # Isolation
 
 
-def test_two_sessions_on_a_file_are_isolated(writer: dbm.Session, file_engine: Any) -> None:
-    with dbm.open_session(file_engine) as reader:
+@not_memory
+def test_two_sessions_are_isolated(writer: dbm.Session, engine: Any, program: Any) -> None:
+    with dbm.open_session(engine) as reader:
         writer.add(Person(name="Jo"))
         writer.flush()
         assert reader.query(Person).all() == []
-        assert names(file_engine) == []
+        assert names(program) == []
         writer.commit()
         assert [person.name for person in reader.query(Person)] == ["Jo"]
-        assert names(file_engine) == ["Jo"]
+        assert names(program) == ["Jo"]
 
 
-def test_what_was_rolled_back_is_never_seen(writer: dbm.Session, file_engine: Any) -> None:
+@not_memory
+def test_what_was_rolled_back_is_never_seen(writer: dbm.Session, program: Any) -> None:
     writer.add(Person(name="Jo"))
     writer.flush()
     writer.rollback()
-    assert names(file_engine) == []
+    assert names(program) == []
 
 
-def test_a_read_does_not_keep_another_session_from_writing(writer: dbm.Session, file_engine: Any) -> None:
-    with dbm.open_session(file_engine) as reader:
+@not_memory
+def test_a_read_does_not_keep_another_session_from_writing(writer: dbm.Session, engine: Any) -> None:
+    with dbm.open_session(engine) as reader:
         rows = iter(reader.query(Person))
         reader.query(Person).all()
         writer.add(Person(name="Jo"))
@@ -406,26 +530,41 @@ def test_a_read_does_not_keep_another_session_from_writing(writer: dbm.Session, 
         assert reader.query(Person).count() == 1
 
 
-def test_a_read_that_turns_into_a_write_is_not_locked_out(writer: dbm.Session, file_engine: Any) -> None:
+@not_memory
+def test_a_read_that_turns_into_a_write_is_not_locked_out(writer: dbm.Session, engine: Any, program: Any) -> None:
     writer.add(Person(name="Jo", age=3))
     writer.commit()
-    with dbm.open_session(file_engine) as second:
+    with dbm.open_session(engine) as second:
         person = second.query(Person).one()
         writer.query(Person).one().name = "Joe"
         writer.commit()
         person.age = 4
         second.commit()
-    assert names(file_engine) == ["Joe"]
+    assert names(program) == ["Joe"]
     assert writer.query(Person.name, Person.age).all() == [("Joe", 4)]
 
 
-def test_a_second_writer_waits_for_the_first(writer: dbm.Session, file_engine: Any) -> None:
+@pytest.mark.databases("servers")
+def test_a_second_writer_of_a_server_does_not_wait_for_the_first(
+    writer: dbm.Session, engine: Any, program: Any
+) -> None:
+    writer.add(Person(name="first"))
+    writer.flush()
+    with dbm.transaction(engine) as session:
+        session.add(Person(name="second"))
+    assert names(program) == ["second"]
+    writer.commit()
+    assert names(program) == ["first", "second"]
+
+
+@pytest.mark.databases("file")
+def test_a_second_writer_waits_for_the_first(writer: dbm.Session, engine: Any, program: Any) -> None:
     writer.add(Person(name="first"))
     writer.flush()
     begun = threading.Event()
 
     def write() -> None:
-        with dbm.open_session(file_engine) as session:
+        with dbm.open_session(engine) as session:
             session.add(Person(name="second"))
             begun.set()
             session.commit()
@@ -435,23 +574,25 @@ def test_a_second_writer_waits_for_the_first(writer: dbm.Session, file_engine: A
     begun.wait()
     writer.commit()
     thread.join()
-    assert names(file_engine) == ["first", "second"]
+    assert names(program) == ["first", "second"]
 
 
-def test_a_locked_database_leaves_the_changes_for_another_try(hasty: Any) -> None:
-    with connection(hasty) as locker, dbm.open_session(hasty) as session:
+@not_memory
+def test_a_locked_database_leaves_the_changes_for_another_try(hasty: Any, program: Any) -> None:
+    with dbm.open_session(hasty) as session:
         person = Person(name="Jo")
         session.add(person)
-        locker.execute("BEGIN IMMEDIATE")
-        with pytest.raises(peewee.OperationalError, match="locked"):
+        lock(program)
+        with pytest.raises(peewee.OperationalError) as caught:
             session.commit()
-        assert session.new == [person]
-        locker.execute("COMMIT")
+        assert hasty.is_retryable(caught.value)
+        assert (session.new, session.in_transaction(), len(hasty._in_use)) == ([person], False, 0)
+        unlock(program)
         session.commit()
-    assert names(hasty) == ["Jo"]
+    assert names(program) == ["Jo"]
 
 
-def test_sessions_in_memory_share_one_connection(tmp_path: Path) -> None:
+def test_sessions_in_memory_share_one_connection() -> None:
     engine = dbm.connect({"driver": "sqlite", "path": ":memory:", "timeout": 0})
     dbm.install_tables(engine, models=Model)
     with dbm.open_session(engine) as first, dbm.open_session(engine) as second:
@@ -515,62 +656,89 @@ def test_run_transaction_calls_the_callback_in_a_transaction(engine: Any) -> Non
     assert dbm.run_transaction(engine, lambda session: session.in_transaction()) is True
 
 
-def test_run_transaction_tries_again_when_the_database_was_locked(hasty: Any) -> None:
+@not_memory
+def test_run_transaction_tries_again_when_the_database_was_locked(hasty: Any, program: Any) -> None:
     """The lock is another program's; it goes away during the second try."""
-    with connection(hasty) as locker:
-        locker.execute("BEGIN IMMEDIATE")
-        tries = []
-
-        def locked_once(event: Any) -> None:
-            tries.append(event.sql)
-            if len(tries) == 2:
-                locker.execute("COMMIT")
-
-        hasty.query_hooks.append(locked_once)
-        dbm.run_transaction(hasty, lambda session: session.add(Person(name="Jo")))
-    assert tries[:2] == ["BEGIN IMMEDIATE", "BEGIN IMMEDIATE"]
-    assert names(hasty) == ["Jo"]
+    lock(program)
+    failures = failures_of(hasty)
+    hasty.query_hooks.append(lambda event: unlock(program) if event.exception and len(failures) == 2 else None)
+    dbm.run_transaction(hasty, lambda session: session.add(Person(name="Jo")))
+    assert len(failures) == 2
+    assert names(program) == ["Jo"]
 
 
-def _hold_lock(path: str, locked: Any, release: Any) -> None:
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        locked.set()
-        release.wait()
-        connection.execute("COMMIT")
+@pytest.mark.databases("servers")
+def test_run_transaction_repeats_the_one_that_a_deadlock_has_ended(engine: Any, session: dbm.Session) -> None:
+    session.add_all([Person(id=1), Person(id=2)])
+    session.commit()
+    tries: list[int] = []
+    both = threading.Barrier(2, timeout=30)
+
+    def work(one: int, other: int) -> None:
+        def count_up(session: dbm.Session) -> None:
+            tries.append(one)
+            session.execute("UPDATE people SET score = score + 1 WHERE id = ?", [one])
+            if tries.count(one) == 1:
+                both.wait()
+            session.execute("UPDATE people SET score = score + 1 WHERE id = ?", [other])
+
+        dbm.run_transaction(engine, count_up)
+
+    threads = [threading.Thread(target=work, args=pair) for pair in ((1, 2), (2, 1))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(tries) == 3
+    assert session.query(Person.score).all() == [(2,), (2,)]
 
 
-def test_run_transaction_outlasts_the_lock_of_another_process(hasty: Any) -> None:
+def _hold_lock(config: Any, locked: Any, release: Any) -> None:
+    engine: Any = dbm.connect(config)
+    lock(engine)
+    locked.set()
+    release.wait()
+    unlock(engine)
+    engine.close_all()
+
+
+@not_memory
+def test_run_transaction_outlasts_the_lock_of_another_process(hasty: Any, config: Any, program: Any) -> None:
     context = multiprocessing.get_context("spawn")
     locked, release = context.Event(), context.Event()
-    process = context.Process(target=_hold_lock, args=(hasty.database, locked, release))
+    process = context.Process(target=_hold_lock, args=(config, locked, release))
     process.start()
     assert locked.wait(60)
-    failures = []
-
-    def release_after_a_failure(event: Any) -> None:
-        if event.exception is not None:
-            failures.append(str(event.exception))
-            release.set()
-
-    hasty.query_hooks.append(release_after_a_failure)
+    failures = failures_of(hasty)
+    hasty.query_hooks.append(lambda event: release.set() if failures else None)
     try:
         dbm.run_transaction(hasty, lambda session: session.add(Person(name="Jo")), attempts=1000)
     finally:
         release.set()
         process.join()
-    assert failures and "locked" in failures[0]
-    assert names(hasty) == ["Jo"]
+    assert failures and hasty.is_retryable(failures[0])
+    assert names(program) == ["Jo"]
 
 
-def test_run_transaction_gives_up_after_its_attempts(hasty: Any) -> None:
-    with connection(hasty) as locker, collected(hasty) as ran:
-        locker.execute("BEGIN IMMEDIATE")
-        with pytest.raises(peewee.OperationalError, match="locked"):
-            dbm.run_transaction(hasty, lambda session: session.add(Person(name="Jo")), attempts=3)
-    assert ran == ["BEGIN IMMEDIATE"] * 3
+@not_memory
+def test_run_transaction_gives_up_after_its_attempts(hasty: Any, program: Any) -> None:
+    lock(program)
+    failures = failures_of(hasty)
+    with pytest.raises(peewee.OperationalError):
+        dbm.run_transaction(hasty, lambda session: session.add(Person(name="Jo")), attempts=3)
+    unlock(program)
+    assert len(failures) == 3
     assert not hasty._in_use
-    assert names(hasty) == []
+    assert names(program) == []
+
+
+@pytest.mark.databases("file")
+def test_run_transaction_of_a_locked_file_fails_at_begin(hasty: Any, program: Any) -> None:
+    lock(program)
+    with collected(hasty) as ran, pytest.raises(peewee.OperationalError, match="locked"):
+        dbm.run_transaction(hasty, lambda session: session.add(Person(name="Jo")), attempts=3)
+    unlock(program)
+    assert ran == ["BEGIN IMMEDIATE"] * 3
 
 
 def test_run_transaction_repeats_a_stale_write(engine: Any) -> None:
@@ -627,22 +795,23 @@ def test_run_transaction_refuses_a_senseless_number_of_attempts(engine: Any, att
         dbm.run_transaction(engine, lambda session: None, attempts=attempts)
 
 
-def test_many_threads_that_count_lose_no_update(file_engine: Any) -> None:
-    dbm.run_transaction(file_engine, lambda session: session.add(Person(id=1, age=0)))
+@pytest.mark.databases("file")
+def test_many_threads_that_count_lose_no_update(engine: Any) -> None:
+    dbm.run_transaction(engine, lambda session: session.add(Person(id=1, age=0)))
 
     def count(session: dbm.Session) -> None:
         session.query(Person).one().age += 1
 
     def work() -> None:
         for _ in range(5):
-            dbm.run_transaction(file_engine, count, attempts=100)
+            dbm.run_transaction(engine, count, attempts=100)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    with dbm.open_session(file_engine) as session:
+    with dbm.open_session(engine) as session:
         assert session.query(Person).one().age == 20
 
 

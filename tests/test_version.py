@@ -11,6 +11,7 @@ from typing import Any
 
 import peewee
 import pytest
+from conftest import run_sql
 
 from tent.data import dbm
 from tent.data.orm import version as versions
@@ -138,7 +139,8 @@ def test_an_update_checks_and_sets_the_version_in_one_statement(
     with statements() as ran:
         session.commit()
     assert [sql.split()[0] for sql in ran] == ["BEGIN", "UPDATE", "COMMIT"]
-    assert ran[1].endswith('SET "text" = ?, "version" = ? WHERE "id" = ? AND "version" = ?')
+    sql = ran[1].replace("`", '"').replace("%s", "?")
+    assert sql.endswith('SET "text" = ?, "version" = ? WHERE "id" = ? AND "version" = ?')
 
 
 @both
@@ -575,6 +577,7 @@ def test_a_whole_second_is_the_same_time_when_it_is_read_again(session: Any, oth
     assert stored(other, Timed) == [("two", theirs.version)]
 
 
+@pytest.mark.databases("sqlite")
 def test_a_time_with_a_zone_keeps_it(session: Any, other: Any) -> None:
     one = saved(session, Timed, version=NOON.replace(tzinfo=datetime.timezone.utc))
     theirs = other.get(Timed, one.id)
@@ -583,6 +586,17 @@ def test_a_time_with_a_zone_keeps_it(session: Any, other: Any) -> None:
     assert theirs.version.tzinfo == datetime.timezone.utc
     now = datetime.datetime.now(datetime.timezone.utc)
     assert now - datetime.timedelta(minutes=1) < theirs.version <= now
+
+
+@pytest.mark.databases("servers")
+def test_a_time_with_a_zone_is_refused_by_a_server_which_would_take_the_zone_off(session: Any) -> None:
+    one = Timed(version=NOON.replace(tzinfo=datetime.timezone.utc))
+    session.add(one)
+    with pytest.raises(peewee.DataError, match=r"Timed\.version .* no time zones"):
+        session.commit()
+    one.version = NOON
+    session.commit()
+    assert stored(session, Timed) == [("one", NOON)]
 
 
 def test_a_time_given_as_text_is_a_time_after_the_flush(session: Any) -> None:
@@ -600,7 +614,11 @@ def test_a_time_given_as_a_date_can_be_followed(session: Any) -> None:
     assert one.version > NOON
 
 
-@pytest.mark.parametrize("time", ["2024-01-01 12:00:00.123", "2024-01-01T12:00:00", "2024-01-01"])
+OTHER_NOTATIONS = ["2024-01-01 12:00:00.123", "2024-01-01T12:00:00", "2024-01-01"]
+
+
+@pytest.mark.databases("sqlite")
+@pytest.mark.parametrize("time", OTHER_NOTATIONS)
 def test_a_time_in_the_notation_of_another_program_is_an_error_that_says_so(
     session: Any, engine: Any, time: str
 ) -> None:
@@ -610,6 +628,19 @@ def test_a_time_in_the_notation_of_another_program_is_an_error_that_says_so(
     with pytest.raises(dbm.StaleDataError, match=f"in the notation of another program, '{time}'") as caught:
         session.commit()
     assert caught.value.object is one
+
+
+@pytest.mark.databases("servers")
+@pytest.mark.parametrize("time", OTHER_NOTATIONS)
+def test_a_server_takes_a_time_in_the_notation_of_another_program_for_that_time(
+    session: Any, engine: Any, time: str
+) -> None:
+    run_sql(engine, "INSERT INTO timeds (text, version) VALUES ('theirs', ?)", [time])
+    one = session.query(Timed).one()
+    assert one.version == datetime.datetime.fromisoformat(time)
+    one.text = "mine"
+    session.commit()
+    assert stored(session, Timed) == [("mine", one.version)]
 
 
 # One that the program sets

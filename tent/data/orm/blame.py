@@ -11,6 +11,7 @@ from .change import Change
 from .engine import Engine
 from .errors import FlushError, StaleDataError, explain, shown
 from .mapper import Column, Mapper, mapper_of, where_equal
+from .statements import halves
 
 _REMEDY = (
     "This typically happens when another session has changed or deleted the row meanwhile: roll back, load the object "
@@ -98,17 +99,18 @@ def _failure(database: Engine, mapper: Mapper, column: Column, value: Any) -> Ex
 def _culprit(
     database: Engine, items: Sequence[Any], error: Exception, write: Callable[[Sequence[Any]], None]
 ) -> tuple[Any, Exception]:
-    """Return the item of a batch whose error it is. A statement that failed as a whole is repeated for each."""
-    place = getattr(error, "place", 0 if len(items) == 1 else None)
-    if place is not None:
-        return items[place], error
-    for item in items:
+    """Return the item of a batch whose error it is. A statement that failed as a whole is repeated for its halves."""
+    place = getattr(error, "place", None)
+    while place is None and len(items) > 1:
+        first, second = halves(items)
         try:
             with database.attempt():
-                write([item])
+                write(first)
+            items = second  # what is left to blame
         except Exception as its_own:
-            return item, its_own
-    return items[0], error
+            items, error = getattr(its_own, "part", first), its_own
+            place = getattr(error, "place", None)
+    return items[place or 0], error
 
 
 def name_stale(database: Engine, error: StaleDataError, changes: Sequence[Change]) -> StaleDataError:

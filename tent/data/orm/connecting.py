@@ -24,7 +24,7 @@ def connect(config: Any) -> Engine:
         # Where no replica answers, a session that only reads goes to the others.
         hosts = [*settings["replicas"], *settings["hosts"]]
         engine.replica = _tried(config, {**settings, "hosts": hosts, "target": "prefer-standby"})
-        engine.replica.listeners = engine.listeners
+        engine.replica.listeners, engine.replica.query_hooks = engine.listeners, engine.query_hooks
     return engine
 
 

@@ -110,6 +110,9 @@ class PostgresqlJSON(peewee.PostgresqlJSONMethods):  # type: ignore[name-defined
     def make_value_wrapper(self, dumps: Callable[[Any], str]) -> Callable[[Any], Any]:
         return lambda value: peewee.Cast(peewee.Value(dumps(value), converter=False), "JSONB")
 
+    def make_value_reader(self, loads: Callable[[str], Any]) -> Callable[[Any], Any]:
+        return functools.partial(read_json, loads)  # an engine's connections give text
+
     def _jsonb_wrap(self, field: Any, value: Any) -> Any:
         return value if isinstance(value, peewee.Node) else self.make_value_wrapper(field._dumps)(value)
 

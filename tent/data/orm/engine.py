@@ -31,7 +31,7 @@ statements = logging.getLogger("tent.data.sql")
 
 
 # What an engine makes of the error with which a first connection failed
-REFUSED = "refuses the user or the password: correct 'user' and 'password'"
+REFUSED = "refuses the user: correct 'user', 'password' and 'database', or grant the user what is missing"
 NO_DATABASE = "has no such database: create it (CREATE DATABASE …), or correct 'database'"
 UNREACHABLE = "can't be reached: start the server, or correct 'host' and 'port'"
 BAD_OPTION = "can't be used like this: correct the config, 'options' above all"
@@ -107,6 +107,7 @@ class Engine(Pool):
     foreign_key: ClassVar[str] = "CONSTRAINT"  # what one is called that is dropped
     table_settings = ""  # that tables are installed with
     auto_increment = 1  # from one generated key to the next, where INSERT does not return them
+    undoes_ddl: ClassVar[bool] = True  # CREATE, ALTER and DROP are parts of a transaction
     enforces_foreign_keys: bool = True
 
     place: str  # of the database, as a message shows it
@@ -231,7 +232,8 @@ class Engine(Pool):
         except Exception as error:
             if self._place is not None:
                 error.place = self._place
-            self.note_failure(error)
+            if isinstance(error, peewee.PeeweeException):
+                self._failed(error)
             raise
         finally:
             if self.query_hooks:
@@ -260,6 +262,10 @@ class Engine(Pool):
     def array_type(self, field: Any) -> str | None:
         """Return the type of an array of a field's values, if they can go as one."""
         return None
+
+    def takes_name(self, name: str) -> bool:
+        """Tell whether a name of a table or column is short enough."""
+        return True
 
     def new_keys(self, count: int) -> list[Any]:
         """Return new generated keys, if they have to be known before the rows are inserted."""
@@ -304,15 +310,22 @@ class Engine(Pool):
             raise peewee.DataError(f"a value can't be passed to the database: {error}") from error
         except peewee.PeeweeException as error:
             close_quietly(self._cursor)
-            self.note_failure(error)
-            if self.is_lost():
-                reason = error.args[-1] if error.args else type(error).__name__
-                error.args = (f"The connection to the database is lost, and with it what was not committed: {reason}",)
+            self._failed(error)
             raise
         except BaseException:
             # A hook or Ctrl-C may have failed after the statement: unread rows would keep the transaction open.
             close_quietly(self._cursor)
             raise
+
+    def _failed(self, error: peewee.PeeweeException) -> None:
+        """Say in an error that the connection is lost, if it is."""
+        self._note_failure(error)
+        if self.is_lost():
+            reason = error.args[-1] if error.args else type(error).__name__
+            error.args = (f"The connection to the database is lost, and with it what was not committed: {reason}",)
+
+    def _note_failure(self, error: peewee.PeeweeException) -> None:
+        """Learn what an error has left of the connection and its transaction, where the driver does not tell."""
 
     def parse(self, query: Any, **options: Any) -> tuple[str, list[Any]]:
         """Return the SQL of a Peewee query, or of a part of one, and its parameters."""
@@ -363,9 +376,6 @@ class Engine(Pool):
         """Tell whether the connection is known to be lost."""
         return False
 
-    def note_failure(self, error: BaseException) -> None:
-        """Learn what an error has left of the connection: one whose server does no more work is closed."""
-
     def is_in_doubt(self, error: BaseException) -> bool:
         """Tell whether a COMMIT that met this error may have been done all the same."""
         return self.is_lost()
@@ -397,7 +407,7 @@ class Engine(Pool):
 
     def close_all(self) -> None:
         super().close_all()
-        if self.origin is None and self.replica is not None:
+        if self.replica is not None:
             self.replica.close_all()
 
     def __del__(self) -> None:

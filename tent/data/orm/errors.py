@@ -125,6 +125,9 @@ class UnsavedChangesWarning(UserWarning):
     """A session was closed while it held changes that no commit had saved."""
 
 
+_NO_TABLE = ("42P01", 1146)  # of PostgreSQL, and of MariaDB and MySQL
+
+
 def explain(error: BaseException, context: str, object: Any = None) -> BaseException:
     """Add what was going on to the message of a database's error, whose class and traceback stay.
 
@@ -133,7 +136,7 @@ def explain(error: BaseException, context: str, object: Any = None) -> BaseExcep
     """
     if isinstance(error, peewee.PeeweeException):
         reason = str(error.args[-1]) if error.args else type(error).__name__
-        if reason.startswith("no such table"):
+        if _is_without_table(error, reason):
             reason += "; dbm.install_tables(engine) makes the tables of the models loaded so far"
         error.args = (f"{reason} (while {context})",)
     else:
@@ -141,6 +144,13 @@ def explain(error: BaseException, context: str, object: Any = None) -> BaseExcep
         error.__cause__ = cause
     error.object = object  # type: ignore[attr-defined]
     return error
+
+
+def _is_without_table(error: Any, reason: str) -> bool:
+    """Tell whether an error is that there is no such table: by SQLite's words, or by the number that a server gives."""
+    cause = getattr(error, "orig", None)
+    numbers = {getattr(cause, "sqlstate", None), *getattr(cause, "args", ())[:1]}
+    return reason.startswith("no such table") or not numbers.isdisjoint(_NO_TABLE)
 
 
 def shown(value: Any) -> str:

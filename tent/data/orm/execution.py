@@ -18,7 +18,7 @@ from .relation import Relation
 from .result import Result
 from .settling import Settlement
 from .shaping import shaped
-from .sql import controls_transactions, locks_rows, only_reads, with_marks, without_strings
+from .sql import commits_by_itself, controls_transactions, locks_rows, only_reads, with_marks, without_strings
 from .tracking import changed_names
 from .transaction import Transaction
 from .unit_of_work import UnitOfWork
@@ -64,6 +64,8 @@ class Execution:
             cursor.load = self.load
             return cursor
         sql, params = self.database.parse(query)
+        if isinstance(query, peewee.RawQuery):
+            sql = with_marks(sql, params, self.database.param)
         return self._fetch(sql, params, getattr(query, "locks", False))
 
     @exclusive
@@ -218,7 +220,13 @@ class Execution:
             )
         if not only_reads(code):
             self.transaction.refuse_if_read_only(shown(sql))
-            self.transaction.begin()
+            if self.database.undoes_ddl or not commits_by_itself(code):
+                self.transaction.begin()
+            elif self.transaction.root is not None:
+                raise InvalidRequestError(
+                    f"{shown(sql)} would commit the session's transaction: MariaDB and MySQL can't undo it. Call "
+                    "commit() before it, or rollback()."
+                )
             self.unit.note_statement()
         elif locks or locks_rows(code):
             self.transaction.begin()

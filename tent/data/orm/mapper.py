@@ -40,12 +40,20 @@ _ISO: dict[Any, Convert] = {
 
 
 # The types that values have as they come out of a row; one of another type that was set is converted by the flush
-_TYPES: dict[type, tuple[type, ...]] = {
+_TYPES: dict[Any, tuple[type, ...]] = {
     peewee.UUIDField: (uuid.UUID,),
     peewee.BinaryUUIDField: (uuid.UUID,),
     peewee.DecimalField: (decimal.Decimal,),
     peewee.BlobField: (bytes, bytearray),
 }
+
+
+def _type_in_rows(kind: Any) -> tuple[type, ...] | None:
+    """Return the types of the values of a class of fields, which may be another's that converts them."""
+    for base, types in _TYPES.items():
+        if issubclass(kind, base) and (kind.db_value, kind.python_value) == (base.db_value, base.python_value):
+            return types
+    return None
 
 
 class Column:
@@ -66,7 +74,7 @@ class Column:
         self.field = field
         self.sql = quoted(engine, field.column_name)
         self.native = None if own_db_value else _NATIVE.get(adapt)
-        self.type = self.native or _TYPES.get(kind)
+        self.type = self.native or _type_in_rows(kind)
         self.placeholder, self.encode = _writer(field, base, engine)
         self.array = engine.array_type(base) if type(field).ddl_datatype is kind.ddl_datatype else None
         self.decode = None if not own_python_value and adapt in _READ_AS_IS else _reader(base, engine)

@@ -22,9 +22,10 @@ from .statements import Update
 # The numbers of errors after which work is to be repeated (https://mariadb.com/kb/en/mariadb-error-code-reference/):
 # too many connections, lock wait timeout, deadlock (in a cluster: a conflict of two nodes), changed since it was read
 _CONFLICTS = frozenset((1020, 1040, 1205, 1213))
-# and those with which a server can't serve now: it starts or stops, is no part of its cluster, only reads, is not
-# there, or has closed the connection
-_UNFIT = frozenset((1047, 1053, 1180, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 4031))
+# those with which a connection ends, or is not made; and those of a server that another host may stand in for: it is
+# no part of its cluster now, or only reads
+_LOST = frozenset((1053, 1927, 2002, 2003, 2006, 2013, 4031))
+_UNFIT = frozenset((1047, 1180, 1290, 1836))
 _DIAGNOSES = {1044: REFUSED, 1045: REFUSED, 1130: REFUSED, 1698: REFUSED, 1049: NO_DATABASE}
 # Errors that PyMySQL takes for operational: a CHECK that failed (MySQL's, MariaDB's), a column left out that has no
 # default; a time that there is not, a division by zero, a number out of range
@@ -67,6 +68,7 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
     defers_foreign_keys = False
     foreign_key = "FOREIGN KEY"
     json_methods = MysqlJSON
+    undoes_ddl = False
     _host = 0  # the place of the one that answered last
 
     def __init__(self, settings: Checked) -> None:
@@ -87,7 +89,7 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         for number, kind in _DIAGNOSES.items():
             if f"({number}, " in problem:
                 return kind
-        return UNREACHABLE if any(f"({number}, " in problem for number in _UNFIT) else BAD_OPTION
+        return UNREACHABLE if any(f"({number}, " in problem for number in _LOST | _UNFIT) else BAD_OPTION
 
     def _open(self) -> Any:
         """Return a connection to the host that answered last or, if it doesn't now, to the next one that does."""
@@ -104,7 +106,7 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
                 # Until here it was that for connecting, which PyMySQL takes for the TCP connection only.
                 connection._read_timeout = self._read_timeout
             except pymysql.OperationalError as error:
-                if error.args[0] not in _UNFIT:
+                if error.args[0] not in _LOST | _UNFIT:
                     raise
                 failure = error
             else:
@@ -126,8 +128,10 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         self._operations["ILIKE"] = f"COLLATE {caseless} LIKE"
         self._operations["IREGEXP"] = f"COLLATE {caseless} REGEXP"
         with connection.cursor() as cursor:
-            cursor.execute(f"SET NAMES utf8mb4 COLLATE {exact}, sql_mode = 'TRADITIONAL,NO_AUTO_VALUE_ON_ZERO'")
-            if not self.returns_inserted:
+            cursor.execute(
+                f"SET NAMES utf8mb4 COLLATE {exact}, sql_mode = 'TRADITIONAL,NO_AUTO_VALUE_ON_ZERO,PIPES_AS_CONCAT'"
+            )
+            if not self.returns_inserted or len(self.hosts) > 1:  # a node without its cluster takes SET, and no SELECT
                 cursor.execute("SELECT @@auto_increment_increment")
                 self.auto_increment = cursor.fetchone()[0]
 
@@ -161,15 +165,18 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
                 raise
             raise kind(error.orig, *error.args) from error.orig  # type: ignore[attr-defined]
 
+    def takes_name(self, name: str) -> bool:
+        return len(name) <= 64
+
     def column_in(self, error: Exception) -> str | None:
         found = _COLUMN.match(str(error.args[-1])) if error.args else None
         return found[1] if found else None
 
-    def note_failure(self, error: BaseException) -> None:
+    def _note_failure(self, error: peewee.PeeweeException) -> None:
         if self._state.closed:
             return
         connection = self._state.conn
-        if _number(error) in _UNFIT:
+        if self.is_outage(error):
             close_quietly(connection)
             (self.origin or self)._pass_over((connection.host, connection.port))
         elif connection.open and _is_in_transaction(connection):
@@ -194,15 +201,20 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
     @contextlib.contextmanager
     def installing(self) -> Iterator[None]:
         # CREATE TABLE commits by itself: there is no transaction to have.
-        self.execute_sql("SELECT GET_LOCK('tent.data', 60)")
+        name = f"tent.data {self.database}"[:64]
+        if self.execute_sql("SELECT GET_LOCK(%s, 60)", (name,)).fetchone() != (1,):
+            raise peewee.OperationalError(
+                "Another process has been installing tables for 60 s. Try again when it is done."
+            )
         try:
             yield
         finally:
-            self.execute_sql("SELECT RELEASE_LOCK('tent.data')")
+            if not self.is_lost():
+                self.execute_sql("DO RELEASE_LOCK(%s)", (name,))
 
     def beginning(self, isolation_level: str | None) -> Sequence[str]:
         level = [f"SET TRANSACTION ISOLATION LEVEL {isolation_level}"] if isolation_level else []
-        return [*level, f"START TRANSACTION{' READ ONLY' if self.read_only else ''}"]
+        return [*level, "START TRANSACTION READ ONLY" if self.read_only else "BEGIN"]
 
     def has_transaction(self) -> bool:
         return not self._state.closed and bool(self._state.conn.open) and _is_in_transaction(self._state.conn)
@@ -214,10 +226,15 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         return self.is_lost() or _number(error) == _IN_DOUBT
 
     def is_retryable(self, error: BaseException) -> bool:
-        return self.is_outage(error) or (isinstance(error, peewee.PeeweeException) and _number(error) in _CONFLICTS)
+        return self.is_outage(error) or (
+            isinstance(error, peewee.PeeweeException) and _number(error) in _CONFLICTS | _UNFIT
+        )
 
     def is_outage(self, error: BaseException) -> bool:
-        return isinstance(error, peewee.PeeweeException) and _number(error) in _UNFIT
+        number = _number(error)
+        return isinstance(error, peewee.PeeweeException) and (
+            number in _LOST or (number in _UNFIT and len(self.hosts) > 1)
+        )
 
 
 class MariaDBEngine(MySQLEngine):

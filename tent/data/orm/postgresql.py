@@ -28,6 +28,10 @@ _CONFLICT = re.compile(r"40001|40P01|55P03|53300")
 _OUTAGE = re.compile(r"57P0[1235]|08...")
 _ONLY_READS = "25006"
 _AMBIGUOUS = "40003"  # https://www.cockroachlabs.com/docs/stable/transaction-retry-error-reference
+_FAILED = (
+    "a statement in it has failed, and PostgreSQL takes no more after that. Roll back; what may fail is "
+    "tried in `with session.begin_nested():`."
+)
 _numbers = itertools.count(1)
 _SERIALS = {"SERIAL": "INTEGER", "BIGSERIAL": "BIGINT"}
 _TYPES = {
@@ -48,7 +52,7 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
     json_methods = PostgresqlJSON
 
     def __init__(self, settings: Checked) -> None:
-        self.place = places(settings)
+        self.place, self.is_cluster = places(settings), len(settings["hosts"]) > 1
         super().__init__(
             settings["database"],
             max_connections=settings["pool_size"],
@@ -74,6 +78,9 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
 
     def is_gone(self, connection: Any) -> bool:
         return bool(connection.closed)
+
+    def takes_name(self, name: str) -> bool:
+        return len(name.encode()) <= 63  # the rest of a longer one it cuts off
 
     def trial(self, table: str, column: Any) -> str:
         return f"UPDATE {table} SET {column.sql} = {column.placeholder} WHERE FALSE"
@@ -133,11 +140,16 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
 
     def commit(self) -> None:
         if self.is_aborted():  # a COMMIT would be a ROLLBACK without a word
-            raise peewee.InternalError(
-                "The transaction can't be committed: a statement in it has failed, and PostgreSQL takes no more after "
-                "that. Roll back; what may fail is tried in `with session.begin_nested():`."
-            )
+            raise peewee.InternalError(f"The transaction can't be committed: {_FAILED}")
         super().commit()
+
+    def _note_failure(self, error: peewee.PeeweeException) -> None:
+        state = _state(error)
+        if state == "25P02":
+            error.args = (f"The transaction is aborted: {_FAILED}",)
+        if state == _ONLY_READS and self.is_cluster and not self.read_only:
+            close_quietly(self._state.conn)  # the primary has become a standby, and another host takes its place
+            error.is_elsewhere = True  # type: ignore[attr-defined]
 
     def _status(self) -> Any:
         return TransactionStatus.UNKNOWN if self._state.closed else self._state.conn.pgconn.transaction_status
@@ -150,12 +162,6 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
 
     def is_lost(self) -> bool:
         return not self._state.closed and bool(self._state.conn.closed)
-
-    def note_failure(self, error: BaseException) -> None:
-        # The server has become a standby, unless the session itself only reads: another one takes writes now.
-        if _state(error) == _ONLY_READS and not self.read_only and not self._state.closed:
-            close_quietly(self._state.conn)
-            error.is_elsewhere = True  # type: ignore[attr-defined]
 
     def is_retryable(self, error: BaseException) -> bool:
         return self.is_outage(error) or _CONFLICT.fullmatch(_state(error) or "") is not None

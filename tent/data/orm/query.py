@@ -75,6 +75,7 @@ class Query(Select, Generic[T]):
     locks = False
     _where_clause: Any = None
     if TYPE_CHECKING:  # what Peewee's stubs leave out
+        _count_can_project_one: Any
         _cte_list: Any
         _database: Any
         _distinct: Any
@@ -262,7 +263,18 @@ class Query(Select, Generic[T]):
 
     def count(self, clear_limit: bool = False) -> int:  # type: ignore[override]
         """Return the number of rows, as SQL counts them; a limit counts."""
-        return int(super().count(self._database, clear_limit))
+        counted = self if self._count_can_project_one() else self._with_names()
+        return int(peewee.ModelSelect.count(counted, self._database, clear_limit))
+
+    def _with_names(self) -> Query[T]:
+        """Return the query with a name of its own for each column: MariaDB and MySQL count no rows without."""
+        query: Query[T] = self.clone()
+        names = [getattr(column, "column_name", getattr(column, "name", None)) for column in query._returning]
+        query._returning = [
+            column.alias(f"column_{place}") if isinstance(column, peewee.Field) and names.count(name) > 1 else column
+            for place, (column, name) in enumerate(zip(query._returning, names))
+        ]
+        return query
 
     def exists(self) -> bool:  # type: ignore[override]
         """Return whether there is a row."""

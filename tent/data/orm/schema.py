@@ -22,11 +22,10 @@ def install_tables(engine: Engine, models: Any = None) -> list[str]:
     """
     wanted = _models(models)
     with _transaction(engine) as database:
+        _check_names(database, wanted)
         existing = _existing(database, wanted)
         created = [model for model in sort_models(wanted) if _place(model) not in existing]
-        _create_tables(database, created)
-        for model in wanted:
-            _Schema(model, database).create_indexes(safe=True)
+        _create(database, sort_models(wanted), created)
     return [model._meta.table_name for model in created]
 
 
@@ -39,8 +38,11 @@ def uninstall_tables(engine: Engine, models: Any = None) -> list[str]:
     with _transaction(engine) as database:
         existing = _existing(database, wanted)
         doomed = [model for model in reversed(sort_models(wanted)) if _place(model) in existing]
-        for field in _deferred(doomed) if database.adds_foreign_keys else ():
-            _drop_foreign_key(database, field)
+        for field in _deferred(doomed):
+            if database.adds_foreign_keys:
+                _drop_foreign_key(database, field)
+            elif field.null:  # SQLite drops no foreign key, and no row that another refers to
+                field.model.update({field: None}).execute(database)
         for model in doomed:
             _Schema(model, database).drop_table(safe=True)
     return [model._meta.table_name for model in doomed]
@@ -56,6 +58,18 @@ def _models(models: Any) -> list[type[ModelRoot]]:
         if not isinstance(model, type) or not issubclass(model, ModelRoot):
             raise ArgumentError(f"{model!r} is no model; give classes that inherit from dbm.Base.")
     return found
+
+
+def _check_names(database: Engine, models: Iterable[Any]) -> None:
+    """Raise `ArgumentError` for a name that the database would refuse, or cut off and then not find again."""
+    for model in models:
+        meta = model._meta
+        for name in (meta.table_name, *(field.column_name for field in meta.sorted_fields)):
+            if not database.takes_name(name):
+                raise ArgumentError(
+                    f"{name!r} of {model.__name__} is too long a name for {database.kind}. Shorten it: a table's name "
+                    "is set by __tablename__, and a column's by column_name of its field."
+                )
 
 
 def _existing(database: Engine, models: Iterable[Any]) -> set[tuple[str | None, str]]:
@@ -82,23 +96,41 @@ def _transaction(engine: Engine) -> Iterator[Engine]:
         database.release()
 
 
-def _create_tables(database: Engine, models: Sequence[Any]) -> None:
-    deferred = _deferred(models)
-    if database.adds_foreign_keys:
+def _create(database: Engine, models: Sequence[Any], new: Sequence[Any]) -> None:
+    """Create new tables, and the missing indexes of all, in the order of their foreign keys.
+
+    A foreign key can be to a column that an index makes unique: so each table has its indexes before the next is made.
+    """
+    with _postponing(database, new) as postponed:
         for model in models:
-            _Schema(model, database).create_table(safe=True)
-        for field in deferred:
-            _Schema(field.model, database).create_foreign_key(field)
-        return
-    # SQLite takes a foreign key to a table yet to be made, and adds none to one that there is.
-    for field in deferred:
-        field.deferred = False
+            schema = _Schema(model, database)
+            if model in new:
+                schema.create_table(safe=True)
+            schema.create_indexes(safe=True)
+    for field in postponed:
+        _Schema(field.model, database).create_foreign_key(field)
+
+
+@contextmanager
+def _postponing(database: Engine, models: Iterable[Any]) -> Iterator[list[Any]]:
+    """A block in which tables are made without the foreign keys that have to come after them, which it gives.
+
+    SQLite takes a foreign key to a table yet to be made, and adds none to one that there is.
+    """
+    fields = [field for model in models for field in model._meta.refs if field.deferred or _is_to_own_column(field)]
+    former = [field.deferred for field in fields]
+    for field in fields:
+        field.deferred = database.adds_foreign_keys
     try:
-        for model in models:
-            _Schema(model, database).create_table(safe=True)
+        yield fields if database.adds_foreign_keys else []
     finally:
-        for field in deferred:
-            field.deferred = True
+        for field, deferred in zip(fields, former):
+            field.deferred = deferred
+
+
+def _is_to_own_column(field: Any) -> bool:
+    """Tell whether a foreign key is to a column of its own table that is not the primary key."""
+    return field.rel_model is field.model and not field.rel_field.primary_key
 
 
 def _deferred(models: Iterable[Any]) -> list[Any]:

@@ -9,6 +9,11 @@ from typing import Any
 _NO_CODE = re.compile(r"--[^\n]*|/\*.*?(?:\*/|$)|'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]", re.DOTALL)
 _READS = re.compile(r"\s*(select|values|explain|pragma|with|show|describe|desc|table)\b", re.IGNORECASE)
 _CONTROLS = re.compile(r"\s*(begin|start|commit|end|abort|rollback|savepoint|release)\b", re.IGNORECASE)
+_COMMITS = re.compile(
+    r"\s*(alter|analyze|check|flush|grant|lock|optimize|rename|repair|revoke|truncate|unlock|"
+    r"(create|drop)(?!\s+(or\s+replace\s+)?temporary))\b",
+    re.IGNORECASE,
+)
 _WRITES = re.compile(r"\b(insert|update|delete|replace|merge)\b", re.IGNORECASE)
 _LOCKS = re.compile(r"\bfor\s+(no\s+key\s+)?update\b|\bfor\s+(key\s+)?share\b|\block\s+in\b", re.IGNORECASE)
 _NAMED = r"(?<![:\w]):([^\W\d]\w*)"  # and no cast, as in '1'::int
@@ -35,6 +40,11 @@ def locks_rows(code: str) -> bool:
 def controls_transactions(code: str) -> bool:
     """Tell whether a statement, without its strings, begins or ends a transaction or savepoint."""
     return _CONTROLS.match(code) is not None
+
+
+def commits_by_itself(code: str) -> bool:
+    """Tell whether MariaDB and MySQL commit before and after a statement, which has no strings here."""
+    return _COMMITS.match(code) is not None
 
 
 def with_marks(sql: str, params: Sequence[Any] | Mapping[str, Any], mark: str) -> str:
