@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import threading
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -216,6 +217,48 @@ def test_new_rows_with_and_without_a_given_key_are_inserted(session: Any, engine
     session.commit()
     assert dict(rows(engine, "SELECT name, id FROM people")) == {person.name: person.id for person in people}
     assert people[1].id == 100
+
+
+@pytest.mark.databases("servers")
+def test_a_commit_of_10_000_rows_is_a_handful_of_round_trips_to_a_server(
+    session: Any, statements: Callable[[], Any]
+) -> None:
+    people = [Person(name=str(number), email=f"{number}@x") for number in range(10_000)]
+    session.add_all(people)
+    with statements() as inserted:
+        session.commit()
+    for person in people:
+        person.age = 1
+    with statements() as updated:
+        session.commit()
+    for person in people:
+        session.delete(person)
+    with statements() as deleted:
+        session.commit()
+    assert len(inserted) <= 12
+    assert len(updated) == 3
+    assert len(deleted) <= 12
+
+
+def test_generated_keys_are_those_of_the_rows_whoever_else_inserts(engine: Any) -> None:
+    def insert(writer: str) -> None:
+        for _ in range(5):
+            dbm.run_transaction(
+                engine, lambda session: session.add_all([Person(name=f"{writer} {n}") for n in range(100)])
+            )
+
+    threads = [threading.Thread(target=insert, args=[writer]) for writer in "abcd"]
+    for thread in threads:
+        thread.start()
+    mine = [Person(name=f"mine {n}") for n in range(1_200)]
+    with dbm.transaction(engine) as session:
+        session.add_all(mine)
+    for thread in threads:
+        thread.join()
+    assert [person.id for person in mine] == sorted(person.id for person in mine)
+    with dbm.open_session(engine) as session:
+        rows = dict(session.execute("SELECT id, name FROM people").all())
+        assert [rows[person.id] for person in mine] == [f"mine {n}" for n in range(1_200)]
 
 
 def test_columns_that_were_never_set_are_written_as_null_in_one_batch(

@@ -63,6 +63,7 @@ ROOMS = [
     "orm.postgresql",
     "orm.mysql",
     "orm.engine",
+    "orm.cursor",
     "orm.pool",
     "orm.statements",
     "orm.dialect",

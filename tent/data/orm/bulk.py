@@ -8,7 +8,7 @@ from typing import Any
 import peewee
 
 from .cascading import Fallout, affected, foresee
-from .engine import BufferedCursor
+from .cursor import BufferedCursor
 from .errors import ArgumentError, InvalidRequestError
 from .mapper import Mapper
 from .settling import Settlement

@@ -8,7 +8,8 @@ from typing import Any
 import peewee
 
 from . import bulk, following
-from .engine import BufferedCursor, Engine
+from .cursor import BufferedCursor
+from .engine import Engine
 from .errors import ArgumentError, InvalidRequestError, ResourceClosedError, StaleDataError, shown
 from .guard import exclusive
 from .model import ModelRoot

@@ -11,7 +11,8 @@ from typing import Any
 
 import peewee
 
-from .engine import BufferedCursor, abandon
+from .cursor import BufferedCursor
+from .engine import abandon
 from .sqlite import SqliteEngine
 
 

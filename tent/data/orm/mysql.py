@@ -15,8 +15,9 @@ from pymysql.constants import CLIENT, SERVER_STATUS
 from pymysql.cursors import SSCursor
 
 from .config import Checked, places
+from .cursor import close_quietly
 from .dialect import MysqlJSON
-from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, Engine, close_quietly
+from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, Engine
 from .statements import Update
 
 # The numbers of errors after which work is to be repeated (https://mariadb.com/kb/en/mariadb-error-code-reference/):

@@ -12,7 +12,8 @@ from peewee import qualify_names  # type: ignore[attr-defined]
 from .blame import blaming, in_parts
 from .cascading import Fallout, fell, foresee
 from .change import Change
-from .engine import BufferedCursor, Engine
+from .cursor import BufferedCursor
+from .engine import Engine
 from .errors import FlushError, StaleDataError
 from .identity import IdentityMap
 from .mapper import Column, Mapper, chunks, in_clause, where_equal

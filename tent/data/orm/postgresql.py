@@ -16,8 +16,9 @@ from psycopg.pq import TransactionStatus
 from psycopg.types.string import TextLoader
 
 from .config import Checked, places
+from .cursor import BufferedCursor, close_quietly
 from .dialect import PostgresqlJSON
-from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, BufferedCursor, Engine, close_quietly
+from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, Engine
 from .errors import ArgumentError
 from .statements import Insert, Update, are_arrays
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import peewee
 
-from .engine import BufferedCursor
+from .cursor import BufferedCursor
 from .errors import ArgumentError
 from .loading import Loader, Row
 from .peers import Peers

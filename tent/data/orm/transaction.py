@@ -7,7 +7,8 @@ from typing import Any
 import peewee
 
 from .blame import name_stale
-from .engine import BufferedCursor, Engine, close_quietly
+from .cursor import BufferedCursor, close_quietly
+from .engine import Engine
 from .errors import CommitInDoubtError, FlushError, InvalidRequestError, StaleDataError, explain, shown
 from .events import ROUNDS, Events
 from .history import Snapshot, Step, take_back
