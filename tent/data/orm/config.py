@@ -208,9 +208,16 @@ def _hosts(name: str) -> Callable[[Any], list[tuple[str, int | None]]]:
         host, colon, port = (bracketed[1:], *rest.partition(":")[1:]) if text[0] == "[" else text.rpartition(":")
         if not colon or (":" in host and text[0] != "["):  # an IPv6 address has colons of its own
             return host if text[0] == "[" else text, None
-        return host, _port(int(port) if port.isascii() and port.isdigit() else port)
+        if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f"{name!r} has a port that is no number from 1 to 65535: {text!r}.")
+        return host, int(port)
 
     return check
+
+
+_OWN = frozenset(("host", "port", "user", "password", "database", "dbname", "conninfo", "dsn")) | frozenset(
+    ("autocommit", "charset", "collation", "cursor_factory", "cursorclass", "row_factory")
+)
 
 
 def _options(value: Any) -> dict[str, Any]:
@@ -218,7 +225,7 @@ def _options(value: Any) -> dict[str, Any]:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         raise ValueError("'options' must be a mapping of names to values, which the driver gets as they are.")
-    own = {"host", "port", "user", "password", "database", "dbname", "conninfo", "dsn", "autocommit"} & value.keys()
+    own = _OWN & value.keys()
     if own:
         raise ValueError(
             f"'options' can't have {sorted(own)[0]!r}: it is a key of the config itself, or the library's."

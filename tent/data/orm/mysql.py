@@ -80,8 +80,8 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
             max_connections=settings["pool_size"],
             stale_timeout=settings["pool_recycle"],
             timeout=settings["pool_timeout"],
-            **_arguments(settings),
         )
+        self.connect_params.update(_arguments(settings))
         self._read_timeout = self.connect_params.pop("read_timeout", None)
         self.connect_params["read_timeout"] = self.connect_params["connect_timeout"]
         self.open_books(settings["echo"])
@@ -129,10 +129,8 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         self._operations["ILIKE"] = f"COLLATE {caseless} LIKE"
         self._operations["IREGEXP"] = f"COLLATE {caseless} REGEXP"
         with connection.cursor() as cursor:
-            cursor.execute(
-                f"SET NAMES utf8mb4 COLLATE {exact}, sql_mode = 'TRADITIONAL,NO_AUTO_VALUE_ON_ZERO,PIPES_AS_CONCAT'"
-            )
-            if not self.returns_inserted or len(self.hosts) > 1:  # a node without its cluster takes SET, and no SELECT
+            cursor.execute(f"SET NAMES utf8mb4 COLLATE {exact}")
+            if not self.returns_inserted:
                 cursor.execute("SELECT @@auto_increment_increment")
                 self.auto_increment = cursor.fetchone()[0]
 
@@ -262,10 +260,12 @@ def _arguments(settings: Checked) -> dict[str, Any]:
         "password": password.encode() if password else None,
         "connect_timeout": 10,
         "charset": "utf8mb4",
-        # An UPDATE tells how many rows it found, not how many it changed.
-        "client_flag": CLIENT.FOUND_ROWS,
+        "sql_mode": "TRADITIONAL,NO_AUTO_VALUE_ON_ZERO,PIPES_AS_CONCAT",
     }
-    return {**{name: value for name, value in found.items() if value is not None}, **settings["options"]}
+    found = {**{name: value for name, value in found.items() if value is not None}, **settings["options"]}
+    # An UPDATE tells how many rows it found, not how many it changed.
+    found["client_flag"] = found.get("client_flag", 0) | CLIENT.FOUND_ROWS
+    return found
 
 
 def _number(error: BaseException) -> Any:

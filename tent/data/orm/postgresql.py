@@ -60,8 +60,8 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
             stale_timeout=settings["pool_recycle"],
             timeout=settings["pool_timeout"],
             prefer_psycopg3=True,
-            **_arguments(settings),
         )
+        self.connect_params.update(_arguments(settings))
         self.open_books(settings["echo"])
 
     def diagnosis(self, problem: str) -> str:
