@@ -106,6 +106,22 @@ def engine(bare_engine: Any) -> Any:
 
 
 @pytest.fixture
+def connect(config: Any) -> Iterator[Callable[..., Any]]:
+    """`connect(pool_size=2)` gives an engine of the test's database, with its tables and these settings."""
+    engines = []
+
+    def connect(**settings: Any) -> Any:
+        engine = dbm.connect(with_settings(config, **settings))
+        engines.append(engine)
+        dbm.install_tables(engine, models=Model)
+        return engine
+
+    yield connect
+    for engine in engines:
+        engine.close_all()
+
+
+@pytest.fixture
 def file_engine(tmp_path: Path) -> Iterator[Any]:
     engine = dbm.connect({"driver": "sqlite", "path": tmp_path / "file.db", "timeout": 2})
     dbm.install_tables(engine, models=Model)

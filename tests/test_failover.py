@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import peewee
 import pytest
 import servers
-from conftest import Model, Person
+from conftest import Person
 
 from tent.data import dbm
 from tent.data.orm import running
 
 pytestmark = pytest.mark.databases("servers")
 NOWHERE = "127.0.0.1:1"  # where nothing listens
-
-
-@pytest.fixture
-def connect(config: Any) -> Iterator[Callable[..., Any]]:
-    """`connect(host=[…])` gives an engine of the test's database, with its tables and these settings."""
-    engines = []
-
-    def connect(**settings: Any) -> Any:
-        engine = dbm.connect({**servers.mapping(config), **settings})
-        engines.append(engine)
-        dbm.install_tables(engine, models=Model)
-        return engine
-
-    yield connect
-    for engine in engines:
-        engine.close_all()
 
 
 @pytest.fixture

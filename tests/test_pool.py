@@ -15,27 +15,11 @@ from typing import Any
 import peewee
 import pytest
 import servers
-from conftest import Model, Person
+from conftest import Person
 
 from tent.data import dbm
 
 pytestmark = pytest.mark.databases("servers")
-
-
-@pytest.fixture
-def connect(config: Any) -> Iterator[Callable[..., Any]]:
-    """`connect(pool_size=2)` gives an engine of the test's database, with its tables and these settings."""
-    engines = []
-
-    def connect(**settings: Any) -> Any:
-        engine = dbm.connect({**servers.mapping(config), **settings})
-        engines.append(engine)
-        dbm.install_tables(engine, models=Model)
-        return engine
-
-    yield connect
-    for engine in engines:
-        engine.close_all()
 
 
 def number(database: Any) -> int:
