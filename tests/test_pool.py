@@ -157,10 +157,13 @@ def test_many_threads_take_turns_with_few_connections(connect: Callable[..., Any
     assert sum(in_pool(engine)) <= 2
 
 
-def test_a_parameter_is_in_no_message(connect: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(
+    ("sql", "params"), [("UPDATE people SET name = ?", ["hunter2"]), ("UPDATE people SET name = 'hunter2'", [])]
+)
+def test_a_value_is_in_no_message(connect: Callable[..., Any], sql: str, params: list[str]) -> None:
     engine = connect(pool_size=1, pool_timeout=0.05)
     with dbm.open_session(engine) as one, dbm.open_session(engine) as two:
-        one.execute("UPDATE people SET name = ?", ["hunter2"])
+        one.execute(sql, params)
         with pytest.raises(peewee.OperationalError) as caught:
             two.query(Person).all()
     assert "hunter2" not in str(caught.value)
