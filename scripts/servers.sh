@@ -23,6 +23,7 @@
 #
 #   TENT_SERVERS             the folder of the data (${TMPDIR:-/tmp}/tent-servers)
 #   TENT_SERVERS_FSYNC=off   faster, and not safe against a power cut (on)
+#   TENT_SERVERS_SYNC=on     replication: a commit waits until the standby has it, too (off). Also for rejoin
 #   TENT_SERVERS_POSTGRESQL_PORT, …_MARIADB_PORT, …_REPLICATION_PORT, …_GALERA_PORT   the (first) port. Keep to ports
 #                            below 32768: any client's connection may hold one above as its own
 #   TENT_SERVERS_PG_BIN      the folder of PostgreSQL's programs (the newest that is found, 13 or later)

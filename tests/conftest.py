@@ -70,7 +70,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_report_header() -> str:
     given = "" if servers.URLS else " (servers: set TENT_TEST_URLS, see scripts/servers.sh)"
-    return f"databases: {', '.join(servers.DATABASES)}{given}"
+    clusters = ", ".join(servers.CLUSTERS) or 'none (set TENT_TEST_CLUSTERS="replication galera")'
+    return f"databases: {', '.join(servers.DATABASES)}{given}; clusters: {clusters}"
 
 
 @pytest.fixture
@@ -102,6 +103,22 @@ def engine(bare_engine: Any) -> Any:
     """An engine of a database with the tables above."""
     dbm.install_tables(bare_engine, models=Model)
     return bare_engine
+
+
+@pytest.fixture
+def connect(config: Any) -> Iterator[Callable[..., Any]]:
+    """`connect(pool_size=2)` gives an engine of the test's database, with its tables and these settings."""
+    engines = []
+
+    def connect(**settings: Any) -> Any:
+        engine = dbm.connect(with_settings(config, **settings))
+        engines.append(engine)
+        dbm.install_tables(engine, models=Model)
+        return engine
+
+    yield connect
+    for engine in engines:
+        engine.close_all()
 
 
 @pytest.fixture

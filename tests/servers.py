@@ -1,6 +1,8 @@
 """The databases that the tests run on: SQLite always, and the servers of TENT_TEST_URLS, each with an empty database.
 
-`scripts/servers.sh start` starts servers and prints their URLs: `TENT_TEST_URLS="$(scripts/servers.sh urls)"`.
+`scripts/servers.sh start` starts servers and prints their URLs: `TENT_TEST_URLS="$(scripts/servers.sh urls)"`. The
+clusters that TENT_TEST_CLUSTERS names ("replication galera") are started by the tests, and only those that ask for one
+by its name run on it.
 """
 
 from __future__ import annotations
@@ -8,8 +10,10 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +24,8 @@ from tent.data.orm.config import read_url
 
 URLS = {urlsplit(url).scheme: url for url in os.environ.get("TENT_TEST_URLS", "").split()}
 DATABASES = ["memory", "file", *URLS]
+CLUSTERS = os.environ.get("TENT_TEST_CLUSTERS", "").split()
+assert {"replication", "galera"}.issuperset(CLUSTERS), f"TENT_TEST_CLUSTERS has something unknown: {CLUSTERS}"
 KINDS = {"sqlite": ["memory", "file"], "servers": list(URLS)}  # what a test can name instead of each
 NAME = f"tent_test_{os.getpid()}"
 
@@ -27,7 +33,16 @@ NAME = f"tent_test_{os.getpid()}"
 def named(*names: str) -> list[str]:
     """Return the databases of these names, of those that the tests run on."""
     wanted = {database for name in names for database in KINDS.get(name, [name])}
-    return [database for database in DATABASES if database in wanted]
+    return [database for database in [*DATABASES, *CLUSTERS] if database in wanted]
+
+
+def script(*arguments: str) -> str:
+    """Run scripts/servers.sh, for servers that keep what they have acknowledged, and return what it prints."""
+    own = {"TENT_SERVERS_FSYNC": "off", "TENT_SERVERS_SYNC": "on"}  # a killed process loses nothing that was written
+    command = [str(Path(__file__).parent.parent / "scripts" / "servers.sh"), *arguments]
+    done = subprocess.run(command, env={**own, **os.environ}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def emptied(database: str) -> str:

@@ -204,9 +204,9 @@ def test_an_index_that_fails_leaves_the_tables_uncreated(engine: Any) -> None:
 @untransactional
 def test_an_index_that_fails_on_mariadb_can_be_installed_later(engine: Any) -> None:
     install_an_index_that_fails(engine)
-    assert sorted(engine.get_tables()) == ["apple_trees", "apples"]
+    assert engine.get_tables() == ["apple_trees"]
     engine.execute_sql("DELETE FROM apple_trees")
-    assert dbm.install_tables(engine, models=Fruit) == []
+    assert dbm.install_tables(engine, models=Fruit) == ["apples"]
     assert {("apple_trees", "name"), ("apples", "colour")} <= set(indexes(engine))
 
 

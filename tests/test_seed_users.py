@@ -281,16 +281,12 @@ def test_a_url_that_cannot_be_is_one_line_without_its_password(
 def test_a_table_of_another_program_is_one_line_and_exit_code_1(
     target: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = {
-        "sqlite": "no such column",
-        "postgresql": 'column "id" .* does not exist',
-        "mariadb": "profiles",
-        "mysql": "profiles",
-    }
     with connected(target) as engine:
         engine.execute_sql("CREATE TABLE users (login TEXT)")
     assert seed_users.main([target, "--count", "1"]) == 1
-    assert re.fullmatch(rf"seed_users\.py: .*{said[engine.kind]}.*\n", capsys.readouterr().err)
+    # SQLite makes an index on a column that there is not, and notices it later.
+    what = "running .*" if engine.kind == "sqlite" else "installing users, the table of User"
+    assert re.fullmatch(rf"seed_users\.py: .*column.* \(while {what}\)\n", capsys.readouterr().err)
 
 
 def test_it_runs_as_a_script_where_the_output_has_few_letters(target: str) -> None:

@@ -38,9 +38,10 @@ init_pg() {
 run_pg() {
   local settings=(
     "listen_addresses=127.0.0.1" "unix_socket_directories=$dir" "port=$(port_of "$1")" "max_connections=200"
-    "shared_buffers=32MB" "timezone=UTC" "log_timezone=UTC" "${@:2}"
+    "shared_buffers=32MB" "timezone=UTC" "log_timezone=UTC"
   )
   if [ "$fsync" = off ]; then settings+=("fsync=off" "synchronous_commit=off" "full_page_writes=off"); fi
+  settings+=("${@:2}") # which count more, as the last do
   up "$1" || spawn "$1" "$bin/postgres" -D "$dir/$1" "${settings[@]/#/-c}"
   until_ready "$1" 60 psql "$1" -c "SELECT 1"
 }

@@ -4,6 +4,7 @@
 
 names=(a b)
 port="${TENT_SERVERS_REPLICATION_PORT:-25451}"
+sync="${TENT_SERVERS_SYNC:-off}"
 
 # The file is written before what it says is done, and start does what is left to do: so there are never two primaries.
 primary() { cat "$dir/primary" 2>/dev/null || echo a; }
@@ -12,8 +13,30 @@ standby() { if [ "$(primary)" = a ]; then echo b; else echo a; fi; }
 streaming() { [ "$(psql "$(primary)" -c "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'")" = 1 ]; }
 
 run_one() {
-  run_pg "$1" "primary_conninfo=host=$dir port=$(port_of "$2") user=postgres" "wal_keep_size=128MB" \
-    "wal_receiver_timeout=5s" "wal_sender_timeout=5s" "wal_retrieve_retry_interval=200ms"
+  local settings=(
+    "primary_conninfo=host=$dir port=$(port_of "$2") user=postgres" "wal_keep_size=128MB" "wal_receiver_timeout=5s"
+    "wal_sender_timeout=5s" "wal_retrieve_retry_interval=200ms"
+  )
+  if [ "$sync" = on ]; then settings+=("synchronous_commit=on"); fi # which fsync=off has turned off
+  run_pg "$1" "${settings[@]}"
+}
+
+in_step() {
+  [ "$(psql "$(primary)" -c "SELECT count(*) FROM pg_stat_replication
+    WHERE sync_state = 'sync' AND flush_lsn >= '$1'::pg_lsn")" = 1 ]
+}
+
+# Lets each commit wait for the standby, or not. It is set when the standby streams, and on the primary alone: a server
+# without a standby would wait for ever. What was committed before is on the standby, too, when this returns.
+set_sync() {
+  local one
+  one="$(primary)"
+  if [ "$sync" = on ]; then
+    psql "$one" -c "ALTER SYSTEM SET synchronous_standby_names = '*'" -c "SELECT pg_reload_conf()" >/dev/null
+    until_ready "$one" 30 in_step "$(psql "$one" -c "SELECT pg_current_wal_flush_lsn()")"
+  else
+    psql "$one" -c "ALTER SYSTEM RESET synchronous_standby_names" -c "SELECT pg_reload_conf()" >/dev/null
+  fi
 }
 
 make_primary() {
@@ -27,6 +50,7 @@ make_standby() {
   rm -rf -- "${dir:?}/$1"
   make_data "$1" "$bin/pg_basebackup" -D "$dir/$1.new" -h "$dir" -p "$(port_of "$2")" -U postgres -X stream \
     --checkpoint=fast --no-sync
+  as_os sed -i '/^synchronous_standby_names/d' "$dir/$1/postgresql.auto.conf" # that came along
   as_os touch "$dir/$1/standby.signal"
 }
 
@@ -46,6 +70,7 @@ start_standby() {
   up "$one" || [ -e "$dir/$one/standby.signal" ] || make_standby "$one" "$(primary)"
   run_one "$one" "$(primary)"
   until_ready "$one" 30 streaming
+  set_sync
 }
 
 start() {

@@ -246,7 +246,7 @@ def _hosts(name: str, has_sockets: bool = True) -> Callable[[Any], list[tuple[st
 # Which are keys of the config itself, or said by the library, which reads what the driver gives in its way
 _OWN = {"host", "port", "user", "password", "passwd", "database", "db", "dbname", "conninfo", "dsn", "autocommit"} | {
     *("charset", "client_encoding", "use_unicode", "conv", "cursorclass", "cursor_factory", "row_factory"),
-    *("client_flag", "defer_connect"),
+    *("client_flag", "collation", "defer_connect"),
 }
 
 

@@ -336,6 +336,10 @@ class Engine(Pool):
         """Tell whether the work that met this error may succeed when it is done again from its start."""
         raise NotImplementedError
 
+    def is_outage(self, error: BaseException) -> bool:
+        """Tell whether the work was not done for want of a server, which another or the same one may be in a while."""
+        return False
+
     # Connections
 
     def _connect(self) -> Any:

@@ -53,7 +53,9 @@ class DBConfigurationException(DataLayerError, ValueError):
 class CommitInDoubtError(DataLayerError):
     """The connection was lost while the database was told to commit: it may have, or may not.
 
-    The session is as after a rollback. Look in the database whether the changes are there before they are repeated.
+    The session is as after a rollback. Look in the database whether the changes are there before they are repeated. A
+    look may come too early, as the database may still be at it: a unique number of your own in what is written, by
+    which the database refuses a second time, leaves no doubt (docs/clusters.md has an example).
     """
 
 

@@ -94,7 +94,7 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         for number, kind in _DIAGNOSES.items():
             if f"({number}, " in problem:
                 return kind
-        if "SSL" in problem:
+        if "[SSL" in problem:
             return BAD_OPTION
         return UNREACHABLE if any(f"({number}, " in problem for number in _LOST) else BAD_OPTION
 
@@ -108,6 +108,8 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
                     database=self.database, host=host, port=port, autocommit=True, **self.connect_params
                 )
                 self._initialize(connection)
+                if len(self.hosts) > 1:
+                    connection.commit()  # which a node refuses that is no part of its cluster now
                 # Until here it was that for connecting, which PyMySQL takes for the TCP connection only.
                 connection._read_timeout = self._read_timeout
             except pymysql.OperationalError as error:
@@ -120,6 +122,11 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         assert failure is not None
         raise failure
 
+    def _pass_over(self, host: tuple[str, int]) -> None:
+        """Let the next connection be to the host after this one: once, however many connections it has broken."""
+        if self.hosts[self._host] == host:
+            self._host = (self._host + 1) % len(self.hosts)
+
     def _initialize(self, connection: Any) -> None:
         """Let text be compared by its characters, as other databases do: "joe" is neither "Joe" nor "joe "."""
         self.mariadb = "mariadb" in connection.server_version.lower()
@@ -128,10 +135,8 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         self._operations["ILIKE"] = f"COLLATE {caseless} LIKE"
         self._operations["IREGEXP"] = f"COLLATE {caseless} REGEXP"
         with connection.cursor() as cursor:
-            cursor.execute(
-                f"SET NAMES utf8mb4 COLLATE {exact}, sql_mode = 'TRADITIONAL,NO_AUTO_VALUE_ON_ZERO,PIPES_AS_CONCAT'"
-            )
-            if not self.returns_inserted or len(self.hosts) > 1:  # a node without its cluster takes SET, and no SELECT
+            cursor.execute(f"SET NAMES utf8mb4 COLLATE {exact}")
+            if not self.returns_inserted:
                 cursor.execute("SELECT @@auto_increment_increment")
                 self.auto_increment = cursor.fetchone()[0]
 
@@ -176,11 +181,11 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         if self._state.closed:
             return
         connection = self._state.conn
-        number = _number(error)
-        if number in _LOST or (number in _UNFIT and len(self.hosts) > 1):
-            (self.origin or self)._host += 1
+        if self.is_outage(error):
             close_quietly(connection)
+            (self.origin or self)._pass_over((connection.host, connection.port))
         elif connection.open and _is_in_transaction(connection):
+            # Whether the transaction has ended with the error, its message does not say.
             try:
                 connection.ping(reconnect=False)
             except pymysql.Error:
@@ -226,7 +231,15 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         return self.is_lost() or _number(error) == _IN_DOUBT
 
     def is_retryable(self, error: BaseException) -> bool:
-        return isinstance(error, peewee.PeeweeException) and _number(error) in _CONFLICTS | _LOST | _UNFIT
+        return self.is_outage(error) or (
+            isinstance(error, peewee.PeeweeException) and _number(error) in _CONFLICTS | _UNFIT
+        )
+
+    def is_outage(self, error: BaseException) -> bool:
+        number = _number(error)
+        return isinstance(error, peewee.PeeweeException) and (
+            number in _LOST or (number in _UNFIT and len(self.hosts) > 1)
+        )
 
 
 class MariaDBEngine(MySQLEngine):
@@ -253,10 +266,12 @@ def _arguments(settings: Checked) -> dict[str, Any]:
         "password": password.encode() if password else None,
         "connect_timeout": 10,
         "charset": "utf8mb4",
-        # An UPDATE tells how many rows it found, not how many it changed.
-        "client_flag": CLIENT.FOUND_ROWS,
+        "sql_mode": "TRADITIONAL,NO_AUTO_VALUE_ON_ZERO,PIPES_AS_CONCAT",
     }
-    return {**{name: value for name, value in found.items() if value is not None}, **settings["options"]}
+    found = {**{name: value for name, value in found.items() if value is not None}, **settings["options"]}
+    # An UPDATE tells how many rows it found, not how many it changed.
+    found["client_flag"] = found.get("client_flag", 0) | CLIENT.FOUND_ROWS
+    return found
 
 
 def _number(error: BaseException) -> Any:

@@ -19,12 +19,15 @@ from .config import Checked, places
 from .cursor import BufferedCursor, close_quietly
 from .dialect import PostgresqlJSON
 from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, UNWILLING, Engine
+from .errors import ArgumentError
 from .statements import Insert, Update, are_arrays
 
 # What PostgreSQL and CockroachDB say when work is to be repeated (https://www.postgresql.org/docs/current/
-# errcodes-appendix.html): conflicts of transactions, locks that were not free, servers that start, stop or have no
-# connection left, and writes on a server that has become a standby.
-_RETRYABLE = re.compile(r"40001|40P01|55P03|57P0[1235]|53300|25006|08...")
+# errcodes-appendix.html): conflicts of transactions, locks that were not free, no connection left,
+_CONFLICT = re.compile(r"40001|40P01|55P03|53300")
+# and servers that start or stop.
+_OUTAGE = re.compile(r"57P0[1235]|08...")
+_ONLY_READS = "25006"
 _AMBIGUOUS = "40003"  # https://www.cockroachlabs.com/docs/stable/transaction-retry-error-reference
 _FAILED = (
     "a statement in it has failed, and PostgreSQL takes no more after that. Roll back; what may fail is "
@@ -34,7 +37,9 @@ _REFUSED = re.compile(
     'authentication failed|no password supplied|no pg_hba.conf entry|role ".*" does not exist|'
     "permission denied for database"
 )
-_BAD_OPTION = re.compile("invalid .*(option|value)|bad value|unrecognized configuration|definition of service|SSL|cert")
+_BAD_OPTION = re.compile(
+    "invalid .*(option|value)|bad value|unrecognized configuration|definition of service|SSL was|cert"
+)
 _numbers = itertools.count(1)
 _SERIALS = {"SERIAL": "INTEGER", "BIGSERIAL": "BIGINT"}
 _TYPES = {
@@ -150,11 +155,12 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
         super().commit()
 
     def _note_failure(self, error: peewee.PeeweeException) -> None:
-        state = getattr(getattr(error, "orig", None), "sqlstate", None)
+        state = _state(error)
         if state == "25P02":
             error.args = (f"The transaction is aborted: {_FAILED}",)
-        if state == "25006" and self.is_cluster and not self.read_only:
+        if state == _ONLY_READS and self.is_cluster and not self.read_only:
             close_quietly(self._state.conn)  # the primary has become a standby, and another host takes its place
+            error.is_elsewhere = True  # type: ignore[attr-defined]
 
     def _status(self) -> Any:
         return TransactionStatus.UNKNOWN if self._state.closed else self._state.conn.pgconn.transaction_status
@@ -169,11 +175,14 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
         return not self._state.closed and bool(self._state.conn.closed)
 
     def is_retryable(self, error: BaseException) -> bool:
-        cause = getattr(error, "orig", None)
-        state = getattr(cause, "sqlstate", None)
-        if state is None:  # the connection broke, or there was none to be had
-            return isinstance(cause, psycopg.OperationalError)
-        return _RETRYABLE.fullmatch(state) is not None
+        return self.is_outage(error) or _CONFLICT.fullmatch(_state(error) or "") is not None
+
+    def is_outage(self, error: BaseException) -> bool:
+        state = _state(error)
+        if state is None:  # the connection broke, or there was none to be had, which time does not always mend
+            cause = getattr(error, "orig", None)
+            return isinstance(cause, psycopg.OperationalError) and self.diagnosis(str(cause)) == UNREACHABLE
+        return _OUTAGE.fullmatch(state) is not None or getattr(error, "is_elsewhere", False)
 
 
 class CockroachEngine(PostgresqlEngine, PooledCockroachDatabase):  # type: ignore[misc]
@@ -193,6 +202,12 @@ class CockroachEngine(PostgresqlEngine, PooledCockroachDatabase):  # type: ignor
             return None
         return f"The server at {self.place} is {found.split(' (')[0]}: use the driver 'postgresql'."
 
+    @contextlib.contextmanager
+    def installing(self) -> Iterator[None]:
+        # It advises against changes of the schema in transactions, where they can fail in part, and has no advisory
+        # locks (before 26.3). Each statement is a transaction of its own then, which the cluster itself repeats.
+        yield
+
     def new_keys(self, count: int) -> list[Any]:
         # unique_rowid() gives unique numbers, and promises no order for the rows of one statement.
         return [key for (key,) in self.fetch("SELECT unique_rowid() FROM generate_series(1, %s)", (count,)).rows]
@@ -201,16 +216,33 @@ class CockroachEngine(PostgresqlEngine, PooledCockroachDatabase):  # type: ignor
         """Its keys come from no sequence."""
 
     def is_in_doubt(self, error: BaseException) -> bool:
-        return super().is_in_doubt(error) or getattr(getattr(error, "orig", None), "sqlstate", None) == _AMBIGUOUS
+        return super().is_in_doubt(error) or _state(error) == _AMBIGUOUS
 
-    def begin(self, isolation_level: str | None = None, **_: Any) -> None:
-        Engine.begin(self, isolation_level)
+    def begin(self, system_time: Any = None, priority: str | None = None) -> None:
+        # These are what atomic() of this database takes, and passes on.
+        if priority is not None and str(priority).lower() not in ("low", "normal", "high"):
+            raise ArgumentError(f"priority is 'low', 'normal' or 'high', not {priority!r}.")
+        Engine.begin(self)
+        if system_time is not None:
+            self.execute_sql("SET TRANSACTION AS OF SYSTEM TIME %s", (system_time,))
+        if priority is not None:
+            self.execute_sql(f"SET TRANSACTION PRIORITY {priority}")
+
+
+def _state(error: BaseException) -> str | None:
+    """Return the SQLSTATE of the server's error that Peewee's was made of."""
+    state: str | None = getattr(getattr(error, "orig", None), "sqlstate", None)
+    return state
 
 
 def _arguments(settings: Checked) -> dict[str, Any]:
-    """Return what libpq takes: of several hosts it tries one after the other, and keeps to one that takes writes."""
+    """Return what libpq takes: of several hosts it tries one after the other, and keeps to one that takes writes.
+
+    All nodes of CockroachDB do, so nothing need be asked of them.
+    """
     hosts = settings["hosts"]
-    several = {"target_session_attrs": settings.get("target", "read-write")} if len(hosts) > 1 else {}
+    has_parts = len(hosts) > 1 and settings["driver"] == "postgresql"
+    several = {"target_session_attrs": settings.get("target", "read-write")} if has_parts else {}
     found = {
         "host": ",".join(host for host, _ in hosts),
         "port": ",".join(str(port) for _, port in hosts),

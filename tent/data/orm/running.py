@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 _FIRST_PAUSE = 0.005
 _LONGEST_PAUSE = 0.5
+_LONGEST_IN_OUTAGE = 0.2  # so that little is lost when a server is there again
 
 
 def open_session(
@@ -47,35 +48,46 @@ def transaction(engine: Engine, **options: Any) -> Iterator[Session]:
         session.commit()
 
 
-def run_transaction(engine: Engine, callback: Callable[[Session], T], attempts: int = 10, **options: Any) -> T:
+def run_transaction(
+    engine: Engine, callback: Callable[[Session], T], attempts: int = 10, patience: float = 60, **options: Any
+) -> T:
     """Call `callback(session)` in a transaction, commit, and return what it returned.
 
     When the database could not do it at that moment (it was locked, it found a deadlock or a conflict of transactions
-    or nodes, its server was lost, a row was changed meanwhile: `StaleDataError`), all is undone and the callback is
-    called again with a new session, at most `attempts` times in all, after pauses that grow. So the callback must do
-    nothing that can't be repeated, and hand out no objects but by its return. Its own errors are not repeated, nor is
-    `CommitInDoubtError`. The options are those of `open_session`.
+    or nodes, a row was changed meanwhile: `StaleDataError`), all is undone and the callback is called again with a new
+    session, at most `attempts` times in all, after pauses that grow. When the server was lost, and while none can be
+    reached, as until another one has taken over, it is called again for `patience` seconds, which are no attempts. So
+    the callback must do nothing that can't be repeated, and hand out no objects but by its return. Its own errors are
+    not repeated, nor is `CommitInDoubtError`. The options are those of `open_session`.
     """
     if not isinstance(attempts, int) or attempts < 1:
         raise ArgumentError(f"attempts is a number from 1 up, not {attempts!r}.")
-    pause = _FIRST_PAUSE
+    if isinstance(patience, bool) or not isinstance(patience, (int, float)) or not patience >= 0:
+        raise ArgumentError(f"patience is a number of seconds, 0 or more, not {patience!r}.")
+    pause, longest = _FIRST_PAUSE, _LONGEST_PAUSE
+    gives_up: float | None = None  # when an outage has lasted for too long
     begun: Any = None
     while True:
-        attempts -= 1
         try:
             with open_session(engine, **options) as session:
                 with session.begin() as begun:
                     result = callback(session)
             return result
         except (peewee.PeeweeException, StaleDataError) as error:
-            if (
-                attempts == 0
-                or (begun is not None and begun.is_committed)
-                or not (isinstance(error, StaleDataError) or engine.is_retryable(error))
-            ):
+            if begun is not None and begun.is_committed:
                 raise
+            if not isinstance(error, StaleDataError) and not engine.is_retryable(error):
+                raise
+            if engine.is_outage(error):
+                gives_up, longest = gives_up or time.monotonic() + patience, _LONGEST_IN_OUTAGE
+                if time.monotonic() >= gives_up:
+                    raise
+            else:
+                attempts, gives_up, longest = attempts - 1, None, _LONGEST_PAUSE
+                if attempts == 0:
+                    raise
         # Two that wait for each other must not meet again: hence the chance in it.
-        time.sleep(pause * (0.5 + random.random()))
+        time.sleep(min(pause, longest) * (0.5 + random.random()))
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 

@@ -10,7 +10,7 @@ import peewee
 from peewee import sort_models  # type: ignore[attr-defined]
 
 from .engine import Engine, quoted
-from .errors import ArgumentError
+from .errors import ArgumentError, explain
 from .model import Base, ModelRoot
 
 
@@ -104,9 +104,12 @@ def _create(database: Engine, models: Sequence[Any], new: Sequence[Any]) -> None
     with _postponing(database, new) as postponed:
         for model in models:
             schema = _Schema(model, database)
-            if model in new:
-                schema.create_table(safe=True)
-            schema.create_indexes(safe=True)
+            try:
+                if model in new:
+                    schema.create_table(safe=True)
+                schema.create_indexes(safe=True)
+            except peewee.PeeweeException as error:
+                raise explain(error, f"installing {model._meta.table_name}, the table of {model.__name__}") from None
     for field in postponed:
         _Schema(field.model, database).create_foreign_key(field)
 
