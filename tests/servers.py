@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import peewee
 
 from tent.data import dbm
-from tent.data.orm.config import read_url
+from tent.data.orm.url import read_url
 
 URLS = {urlsplit(url).scheme: url for url in os.environ.get("TENT_TEST_URLS", "").split()}
 DATABASES = ["memory", "file", *URLS]

@@ -70,6 +70,8 @@ ROOMS = [
     "orm.mutable",
     "orm.hooks",
     "orm.config",
+    "orm.url",
+    "orm.keys",
     "orm.errors",
 ]
 PACKAGES = ["", "orm"]  # their __init__, which hold nothing

@@ -7,9 +7,10 @@ from typing import Any, NoReturn
 
 import peewee
 
-from .config import DRIVERS, Checked, masked, nearest, read_config, secrets
+from .config import Checked, masked, read_config, secrets
 from .engine import Engine
 from .errors import DBConfigurationException
+from .keys import DRIVERS, nearest
 from .memory import MemoryEngine
 from .sqlite import SqliteEngine
 
