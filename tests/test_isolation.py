@@ -318,6 +318,35 @@ def test_a_deadlock_is_repeated(engine: Any, joe: int) -> None:
         assert [age_in(session, key) for key in (joe, ann.id)] == [3, 3]
 
 
+@pytest.mark.databases("mariadb", "mysql")
+def test_what_was_flushed_before_a_deadlock_is_not_taken_for_written(engine: Any, joe: int) -> None:
+    with dbm.transaction(engine) as session:
+        ann = Person(name="Ann")
+        session.add(ann)
+    both_hold_one, met = threading.Barrier(2), []
+
+    def work(name: str, first: int, second: int) -> None:
+        with dbm.open_session(engine) as session:
+            session.add(Person(name=name))
+            session.flush()
+            session.get(Person, first, with_for_update=True)
+            both_hold_one.wait(10)
+            try:
+                session.get(Person, second, with_for_update=True)
+            except peewee.OperationalError:
+                met.append(session.in_transaction())
+            session.commit()
+
+    threads = [threading.Thread(target=work, args=args) for args in (("a", joe, ann.id), ("b", ann.id, joe))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert met == [False]  # MariaDB and MySQL end the whole transaction of one of the two
+    with dbm.open_session(engine) as session:
+        assert {person.name for person in session.query(Person)} == {"Joe", "Ann", "a", "b"}
+
+
 @servers_only
 def test_a_serialization_failure_is_repeated(engine: Any) -> None:
     dbm.install_tables(engine, models=Own)

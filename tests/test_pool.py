@@ -278,6 +278,36 @@ def test_a_flush_on_a_lost_connection_changes_nothing(broken: dbm.Session) -> No
     assert broken.query(Person).count() == 3
 
 
+READS: dict[str, Callable[[dbm.Session, Person], Any]] = {
+    "get": lambda session, ann: session.get(Person, ann.id, with_for_update=True),
+    "refresh": lambda session, ann: session.refresh(ann),
+    "filter_by": lambda session, ann: session.query(Person).filter_by(name="Joe").first(),
+    "relation": lambda session, ann: list(ann.notes),
+    "update": lambda session, ann: session.query(Person).update({"age": 1}),
+    "delete": lambda session, ann: session.query(Person).delete(),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=list(READS))
+def test_whatever_meets_a_lost_connection_ends_the_transaction_and_keeps_the_objects(
+    connect: Callable[..., Any], read: Callable[[dbm.Session, Person], Any]
+) -> None:
+    engine = connect()
+    with dbm.open_session(engine) as session:
+        ann = Person(name="Ann")
+        session.add(ann)
+        session.commit()
+        session.add(Person(name="Joe"))
+        session.flush()
+        end(engine, number(session))
+        with pytest.raises(peewee.OperationalError, match="is lost"):
+            read(session, ann)
+        assert not session.in_transaction()
+        assert in_pool(engine)[0] == 0
+        session.commit()
+        assert {person.name for person in session.query(Person)} == {"Ann", "Joe"}
+
+
 def test_a_commit_whose_connection_is_lost_is_in_doubt(broken: dbm.Session) -> None:
     with pytest.raises(dbm.CommitInDoubtError, match="may be in the database, or may not"):
         broken.commit()

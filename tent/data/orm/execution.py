@@ -112,6 +112,10 @@ class Execution:
                         "The session was closed, let go of its objects or ended its transaction during the iteration. "
                         "Commit after it, or take all rows before: query.all()."
                     )
+        except peewee.PeeweeException as error:
+            if reader is self.database:
+                self.transaction.notice_end(error)
+            raise
         finally:
             if cursor is not None:
                 reader.close_stream(cursor)
@@ -160,7 +164,7 @@ class Execution:
         if version is not None and (changed_names(instance) or instance._epoch == self.unit.loader.epoch):
             column = mapper.by_name[mapper.version]
             sql = f"SELECT {column.sql} FROM {mapper.table} WHERE {mapper.where_key}"
-            for (found,) in self.database.fetch(sql, mapper.key_params(key)).rows:
+            for (found,) in self.transaction.run(sql, mapper.key_params(key)).rows:
                 if column.decoded(found) != version:
                     raise StaleDataError(
                         f"{instance!r} was loaded with {mapper.version} {version}, and its row has "

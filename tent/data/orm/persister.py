@@ -227,7 +227,7 @@ class Persister:
         """Delete rows by their keys, 500 in a statement. What the database does to others by that is in `fallout`."""
         if mapper.referred:
             rows = [dict(zip(mapper.referred, change.old(mapper.referred))) for change in changes]
-            foresee(self.database, self._may_hold, mapper.model, rows, self.fallout)
+            foresee(self.database, self.database.fetch, self._may_hold, mapper.model, rows, self.fallout)
         changes = [change for change in changes if not fell(change, self.fallout)]
         if not changes:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import peewee
@@ -47,6 +48,8 @@ class Transaction:
         self.is_flushing = False
         self.is_committing = False
         self.streams: list[Any] = []  # cursors that are read part by part
+        this = weakref.ref(self)
+        unit.loader.fetch = lambda sql, params: this().run(sql, params)  # type: ignore[union-attr]
 
     @property
     def root(self) -> Scope | None:
@@ -203,16 +206,22 @@ class Transaction:
         self.streams = [other for other in self.streams if other is not cursor]
 
     def fetch(self, sql: str, params: Any = ()) -> BufferedCursor:
-        """Run a statement outside of a flush."""
+        """Run a statement outside of a flush. Its error says which one it was."""
+        try:
+            return self.run(sql, params)
+        except peewee.PeeweeException as error:
+            explain(error, f"running {shown(sql)}")
+            raise
+
+    def run(self, sql: str, params: Any = ()) -> BufferedCursor:
+        """Run a statement outside of a flush, and notice if the database ends the transaction at its error."""
         try:
             return self.database.fetch(sql, params)
         except BaseException as error:
-            if isinstance(error, peewee.PeeweeException):
-                explain(error, f"running {shown(sql)}")
-            self._notice_end(error)
+            self.notice_end(error)
             raise
 
-    def _notice_end(self, error: BaseException) -> None:
+    def notice_end(self, error: BaseException) -> None:
         """End what the database has ended by itself; the objects keep what was flushed in it, to be written again."""
         if self.scopes and not self.database.has_transaction():
             self._end(keep=True)
@@ -250,7 +259,7 @@ class Transaction:
         try:
             savepoint.__enter__()
         except BaseException as error:
-            self._notice_end(error)
+            self.notice_end(error)
             raise
         scope = Scope(savepoint)
         self.scopes.append(scope)
@@ -262,7 +271,7 @@ class Transaction:
         try:
             scope.context.commit(begin=False)
         except BaseException as error:
-            self._notice_end(error)
+            self.notice_end(error)
             raise
         self.merge(scope)
 
@@ -391,7 +400,7 @@ class _Attempt:
         if self._before is not None:
             self._before.restore()
         if isinstance(error, StaleDataError) and hasattr(error, "changes"):
-            error = name_stale(transaction.database, error, error.changes)
+            error = name_stale(transaction.database, transaction.run, error, error.changes)
         if has_ended:
             transaction.tell_of_rollback(error)
         return error
