@@ -285,6 +285,7 @@ READS: dict[str, Callable[[dbm.Session, Person], Any]] = {
     "relation": lambda session, ann: list(ann.notes),
     "update": lambda session, ann: session.query(Person).update({"age": 1}),
     "delete": lambda session, ann: session.query(Person).delete(),
+    "yield_per": lambda session, ann: list(session.query(Person).yield_per(1)),
 }
 
 

@@ -206,6 +206,8 @@ class Engine(Pool):
         """Take another connection when the one that was taken is lost, and was not opened just now."""
         if self.origin is None or self._state is not self._own_state or not self.is_lost():
             return False
+        if self._state.transactions:  # what was done in it would be lost without a word
+            return False
         if self.origin.is_new(self._state.conn):
             return False
         self.origin.close_idle()  # what has ended this one has likely ended them, too

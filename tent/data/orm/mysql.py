@@ -135,7 +135,10 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         return bool(connection.open) and (not _is_in_transaction(connection) or bool(super()._can_reuse(connection)))
 
     def cursor(self, named_cursor: Any = None) -> Any:
-        return super().cursor() if named_cursor is None else self._state.conn.cursor(named_cursor)
+        if named_cursor is None:
+            return super().cursor()
+        self._cursor = self._state.conn.cursor(named_cursor)
+        return self._cursor
 
     def open_stream(self, sql: str, params: Any) -> Any:
         # A connection can do nothing else before all rows were taken: in a transaction they are taken at once.
