@@ -332,6 +332,90 @@ def test_a_savepoint_on_a_lost_connection_ends_with_the_transaction(broken: dbm.
     assert not broken.in_transaction()
 
 
+# Ctrl-C
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch, database: str) -> Callable[[], None]:
+    """A function after which Ctrl-C comes while the next statement is on its way: its answer is not read."""
+
+    def interrupted(self: Any, *sent: Any, **options: Any) -> None:
+        monkeypatch.undo()
+        for generator in sent:
+            next(generator)
+        raise KeyboardInterrupt
+
+    def interrupt() -> None:
+        if database == "postgresql":
+            monkeypatch.setattr("psycopg.Connection.wait", interrupted)
+        else:
+            monkeypatch.setattr("pymysql.connections.Connection._read_query_result", interrupted)
+
+    return interrupt
+
+
+INTERRUPTED: dict[str, Callable[[dbm.Session], Any]] = {
+    "get": lambda session: session.get(Person, 1, with_for_update=True),
+    "execute": lambda session: session.execute("UPDATE people SET age = 7"),
+    "flush": lambda session: (session.add_all([Person(name="Eve"), Person(name="Zoe")]), session.flush()),
+    "savepoint": lambda session: session.begin_nested(),
+    "commit": lambda session: session.commit(),
+    "rollback": lambda session: session.rollback(),
+    "yield_per": lambda session: list(session.query(Person).yield_per(1)),
+}
+
+
+@pytest.mark.parametrize("call", INTERRUPTED.values(), ids=list(INTERRUPTED))
+def test_an_answer_that_ctrl_c_left_unread_is_not_taken_for_that_to_the_next_statement(
+    connect: Callable[..., Any], interrupt: Callable[[], None], call: Callable[[dbm.Session], Any]
+) -> None:
+    engine = connect()
+    with dbm.open_session(engine) as session:
+        session.add(Person(name="Joe"))
+        session.flush()
+        interrupt()
+        with pytest.raises(KeyboardInterrupt):
+            call(session)
+        session.rollback()
+        assert in_pool(engine)[0] == 0
+        assert session.scalar("SELECT 42") == 42
+        session.add(Person(name="Ann"))
+        session.commit()
+        assert {person.name for person in session.query(Person)} - {"Joe"} == {"Ann"}
+
+
+def test_an_answer_that_ctrl_c_left_unread_between_transactions(
+    connect: Callable[..., Any], interrupt: Callable[[], None]
+) -> None:
+    engine = connect()
+    with dbm.open_session(engine) as session:
+        for call in (session.query(Person).all, lambda: list(session.query(Person).yield_per(1)), session.begin):
+            interrupt()
+            with pytest.raises(KeyboardInterrupt):
+                call()
+            assert in_pool(engine)[0] == 0
+            assert session.scalar("SELECT 42") == 42
+
+
+def test_ctrl_c_while_a_connection_is_given_back_keeps_none(
+    connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = connect()
+    close = type(engine)._close
+
+    def interrupted(*args: Any) -> None:
+        monkeypatch.setattr(type(engine), "_close", close)
+        raise KeyboardInterrupt
+
+    with dbm.open_session(engine) as session:
+        session.begin()
+        monkeypatch.setattr(type(engine), "_close", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.commit()
+        assert in_pool(engine)[0] == 0
+        assert session.query(Person).count() == 0
+
+
 # Forks
 
 

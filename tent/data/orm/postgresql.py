@@ -148,6 +148,9 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
         if state == "25006" and self.is_cluster and not self.read_only:
             close_quietly(self._state.conn)  # the primary has become a standby, and another host takes its place
 
+    def is_busy(self, connection: Any) -> bool:
+        return bool(connection.pgconn.transaction_status == TransactionStatus.ACTIVE)
+
     def _status(self) -> Any:
         return TransactionStatus.UNKNOWN if self._state.closed else self._state.conn.pgconn.transaction_status
 

@@ -115,9 +115,9 @@ class Transaction:
         if self.database.read_only and self.unit.unflushed():
             changed = list(self.unit.unflushed().values())
             self.refuse_if_read_only(f"write {changed[0]!r}" + f" and {len(changed) - 1} more" * (len(changed) > 1))
-        self.is_flushing = True
         attempt = _Attempt(self)
         try:
+            self.is_flushing = True
             if self.events:
                 attempt.begin()
                 self.events.before_flush()
