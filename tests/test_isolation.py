@@ -228,6 +228,7 @@ def test_transaction_and_run_transaction_take_the_same_options(engine: Any, joe:
         lambda session, key: session.get(Person, key, with_for_update=True),
         lambda session, key: session.query(Person).filter_by(id=key).with_for_update().one(),
         lambda session, key: session.query(Person).where(Person.id == key).with_for_update().all(),
+        lambda session, key: list(session.query(Person).where(Person.id == key).with_for_update().yield_per(1)),
         lambda session, key: session.refresh(session.get(Person, key), with_for_update=True),
         lambda session, key: session.execute("SELECT * FROM people WHERE id = ? FOR UPDATE", [key]),
     ],

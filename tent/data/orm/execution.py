@@ -94,6 +94,8 @@ class Execution:
             raise InvalidRequestError("with_related() needs all rows at once, and can't be used with yield_per().")
         self.prepare()
         sql, params = self.database.parse(query)
+        if query.locks:
+            self.transaction.begin()
         owner, root = self.unit.owner, self.transaction.root
         # What an open transaction has written can be seen on its connection only.
         reader = self.database.origin.private() if root is None and self.database.origin else self.database
