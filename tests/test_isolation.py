@@ -348,6 +348,45 @@ def test_what_was_flushed_before_a_deadlock_is_not_taken_for_written(engine: Any
         assert {person.name for person in session.query(Person)} == {"Joe", "Ann", "a", "b"}
 
 
+@pytest.mark.databases("mariadb", "mysql")
+def test_after_a_deadlock_within_atomic_nothing_is_written_outside_of_a_transaction(engine: Any, joe: int) -> None:
+    with dbm.transaction(engine) as session:
+        ann = Person(name="Ann")
+        session.add(ann)
+    both_hold_one, met = threading.Barrier(2), []
+
+    def work(name: str, first: int, second: int) -> None:
+        try:
+            with engine.atomic(), dbm.open_session(engine) as session:
+                session.add(Person(name=name))
+                session.flush()
+                session.get(Person, first, with_for_update=True)
+                both_hold_one.wait(10)
+                try:
+                    session.get(Person, second, with_for_update=True)
+                except peewee.OperationalError as error:
+                    met.append((name, engine.is_retryable(error)))
+                    with pytest.raises(dbm.InvalidRequestError, match=r"transaction of engine\.atomic"):
+                        session.commit()
+                    session.rollback()
+                    raise
+                session.commit()
+        except peewee.OperationalError:
+            pass  # Peewee's block raises it
+        finally:
+            engine.close()
+
+    threads = [threading.Thread(target=work, args=args) for args in (("a", joe, ann.id), ("b", ann.id, joe))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    [(loser, is_retryable)] = met
+    assert is_retryable
+    with dbm.open_session(engine) as session:
+        assert {person.name for person in session.query(Person)} == {"Joe", "Ann", "a", "b"} - {loser}
+
+
 @servers_only
 def test_a_serialization_failure_is_repeated(engine: Any) -> None:
     dbm.install_tables(engine, models=Own)

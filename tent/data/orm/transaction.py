@@ -87,6 +87,11 @@ class Transaction:
         database = self.database
         database.isolation_level = isolation_level or database.isolation_level
         database.read_only = read_only or database.read_only
+        if database.in_transaction() and not database.has_transaction() and not database.is_lost():
+            raise InvalidRequestError(
+                "The database has ended the transaction of engine.atomic() by itself, at an error that was met in it. "
+                "Leave its block before using the session again."
+            )
         if database.isolation_level and database.in_transaction():
             raise InvalidRequestError(
                 "The session is within a transaction of engine.atomic(), which has its own isolation level. Say it "
@@ -320,10 +325,10 @@ class Transaction:
         try:
             if self.scopes and not self.database.is_closed():
                 root = self.scopes[0].context
-                if isinstance(root, peewee._savepoint):
-                    _undo_savepoint(root)
-                else:
+                if not isinstance(root, peewee._savepoint):
                     self.database.rollback()
+                elif self.database.has_transaction():  # else the database has ended that of engine.atomic()
+                    _undo_savepoint(root)
         finally:
             self._leave()
             take_back(self.unit, log, keep)
