@@ -104,6 +104,7 @@ class Engine(Pool):
     default_values: ClassVar[str] = "DEFAULT VALUES"  # what is inserted of a row of which nothing is given
     adds_foreign_keys: ClassVar[bool] = True  # to a table that there is
     defers_foreign_keys: ClassVar[bool] = True  # to the end of the transaction, if they are DEFERRABLE
+    deletes_own_parents: ClassVar[bool] = True  # rows that refer to themselves
     foreign_key: ClassVar[str] = "CONSTRAINT"  # what one is called that is dropped
     table_settings = ""  # that tables are installed with
     auto_increment = 1  # from one generated key to the next, where INSERT does not return them

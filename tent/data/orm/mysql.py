@@ -88,6 +88,7 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
     field_types = {**PooledMySQLDatabase.field_types, **_TYPES}
     default_values = "() VALUES ()"
     defers_foreign_keys = False
+    deletes_own_parents = False
     foreign_key = "FOREIGN KEY"
     json_methods = MysqlJSON
     undoes_ddl = False
