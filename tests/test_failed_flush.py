@@ -1011,3 +1011,19 @@ def test_a_batch_that_ends_in_a_deadlock_is_not_written_in_part(
     assert other.query(Person.name, Person.age).order_by(Person.id).all() == [
         ("mine", 2), ("theirs", 2), ("new", None)
     ]  # fmt: skip
+
+
+def test_ctrl_c_before_a_flush_has_begun_leaves_the_session_usable(
+    session: dbm.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.add(Person(name="Joe"))
+    monkeypatch.setattr("tent.data.orm.transaction._Attempt.__init__", _interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.flush()
+    monkeypatch.undo()
+    session.commit()
+    assert session.query(Person).count() == 1
+
+
+def _interrupted(*args: Any) -> None:
+    raise KeyboardInterrupt

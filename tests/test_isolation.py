@@ -228,6 +228,7 @@ def test_transaction_and_run_transaction_take_the_same_options(engine: Any, joe:
         lambda session, key: session.get(Person, key, with_for_update=True),
         lambda session, key: session.query(Person).filter_by(id=key).with_for_update().one(),
         lambda session, key: session.query(Person).where(Person.id == key).with_for_update().all(),
+        lambda session, key: list(session.query(Person).where(Person.id == key).with_for_update().yield_per(1)),
         lambda session, key: session.refresh(session.get(Person, key), with_for_update=True),
         lambda session, key: session.execute("SELECT * FROM people WHERE id = ? FOR UPDATE", [key]),
     ],
@@ -316,6 +317,74 @@ def test_a_deadlock_is_repeated(engine: Any, joe: int) -> None:
     assert next(calls) > 2
     with dbm.open_session(engine) as session:
         assert [age_in(session, key) for key in (joe, ann.id)] == [3, 3]
+
+
+@pytest.mark.databases("mariadb", "mysql")
+def test_what_was_flushed_before_a_deadlock_is_not_taken_for_written(engine: Any, joe: int) -> None:
+    with dbm.transaction(engine) as session:
+        ann = Person(name="Ann")
+        session.add(ann)
+    both_hold_one, met = threading.Barrier(2), []
+
+    def work(name: str, first: int, second: int) -> None:
+        with dbm.open_session(engine) as session:
+            session.add(Person(name=name))
+            session.flush()
+            session.get(Person, first, with_for_update=True)
+            both_hold_one.wait(10)
+            try:
+                session.get(Person, second, with_for_update=True)
+            except peewee.OperationalError:
+                met.append(session.in_transaction())
+            session.commit()
+
+    threads = [threading.Thread(target=work, args=args) for args in (("a", joe, ann.id), ("b", ann.id, joe))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert met == [False]  # MariaDB and MySQL end the whole transaction of one of the two
+    with dbm.open_session(engine) as session:
+        assert {person.name for person in session.query(Person)} == {"Joe", "Ann", "a", "b"}
+
+
+@pytest.mark.databases("mariadb", "mysql")
+def test_after_a_deadlock_within_atomic_nothing_is_written_outside_of_a_transaction(engine: Any, joe: int) -> None:
+    with dbm.transaction(engine) as session:
+        ann = Person(name="Ann")
+        session.add(ann)
+    both_hold_one, met = threading.Barrier(2), []
+
+    def work(name: str, first: int, second: int) -> None:
+        try:
+            with engine.atomic(), dbm.open_session(engine) as session:
+                session.add(Person(name=name))
+                session.flush()
+                session.get(Person, first, with_for_update=True)
+                both_hold_one.wait(10)
+                try:
+                    session.get(Person, second, with_for_update=True)
+                except peewee.OperationalError as error:
+                    met.append((name, engine.is_retryable(error)))
+                    with pytest.raises(dbm.InvalidRequestError, match=r"transaction of engine\.atomic"):
+                        session.commit()
+                    session.rollback()
+                    raise
+                session.commit()
+        except peewee.OperationalError:
+            pass  # Peewee's block raises it
+        finally:
+            engine.close()
+
+    threads = [threading.Thread(target=work, args=args) for args in (("a", joe, ann.id), ("b", ann.id, joe))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    [(loser, is_retryable)] = met
+    assert is_retryable
+    with dbm.open_session(engine) as session:
+        assert {person.name for person in session.query(Person)} == {"Joe", "Ann", "a", "b"} - {loser}
 
 
 @servers_only

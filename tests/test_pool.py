@@ -265,6 +265,37 @@ def test_a_flush_on_a_lost_connection_changes_nothing(broken: dbm.Session) -> No
     assert broken.query(Person).count() == 3
 
 
+READS: dict[str, Callable[[dbm.Session, Person], Any]] = {
+    "get": lambda session, ann: session.get(Person, ann.id, with_for_update=True),
+    "refresh": lambda session, ann: session.refresh(ann),
+    "filter_by": lambda session, ann: session.query(Person).filter_by(name="Joe").first(),
+    "relation": lambda session, ann: list(ann.notes),
+    "update": lambda session, ann: session.query(Person).update({"age": 1}),
+    "delete": lambda session, ann: session.query(Person).delete(),
+    "yield_per": lambda session, ann: list(session.query(Person).yield_per(1)),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=list(READS))
+def test_whatever_meets_a_lost_connection_ends_the_transaction_and_keeps_the_objects(
+    connect: Callable[..., Any], read: Callable[[dbm.Session, Person], Any]
+) -> None:
+    engine = connect()
+    with dbm.open_session(engine) as session:
+        ann = Person(name="Ann")
+        session.add(ann)
+        session.commit()
+        session.add(Person(name="Joe"))
+        session.flush()
+        end(engine, number(session))
+        with pytest.raises(peewee.OperationalError, match="is lost"):
+            read(session, ann)
+        assert not session.in_transaction()
+        assert in_pool(engine)[0] == 0
+        session.commit()
+        assert {person.name for person in session.query(Person)} == {"Ann", "Joe"}
+
+
 def test_a_commit_whose_connection_is_lost_is_in_doubt(broken: dbm.Session) -> None:
     with pytest.raises(dbm.CommitInDoubtError, match="may be in the database, or may not"):
         broken.commit()
@@ -286,6 +317,90 @@ def test_a_savepoint_on_a_lost_connection_ends_with_the_transaction(broken: dbm.
         with broken.begin_nested():
             pass
     assert not broken.in_transaction()
+
+
+# Ctrl-C
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch, database: str) -> Callable[[], None]:
+    """A function after which Ctrl-C comes while the next statement is on its way: its answer is not read."""
+
+    def interrupted(self: Any, *sent: Any, **options: Any) -> None:
+        monkeypatch.undo()
+        for generator in sent:
+            next(generator)
+        raise KeyboardInterrupt
+
+    def interrupt() -> None:
+        if database == "postgresql":
+            monkeypatch.setattr("psycopg.Connection.wait", interrupted)
+        else:
+            monkeypatch.setattr("pymysql.connections.Connection._read_query_result", interrupted)
+
+    return interrupt
+
+
+INTERRUPTED: dict[str, Callable[[dbm.Session], Any]] = {
+    "get": lambda session: session.get(Person, 1, with_for_update=True),
+    "execute": lambda session: session.execute("UPDATE people SET age = 7"),
+    "flush": lambda session: (session.add_all([Person(name="Eve"), Person(name="Zoe")]), session.flush()),
+    "savepoint": lambda session: session.begin_nested(),
+    "commit": lambda session: session.commit(),
+    "rollback": lambda session: session.rollback(),
+    "yield_per": lambda session: list(session.query(Person).yield_per(1)),
+}
+
+
+@pytest.mark.parametrize("call", INTERRUPTED.values(), ids=list(INTERRUPTED))
+def test_an_answer_that_ctrl_c_left_unread_is_not_taken_for_that_to_the_next_statement(
+    connect: Callable[..., Any], interrupt: Callable[[], None], call: Callable[[dbm.Session], Any]
+) -> None:
+    engine = connect()
+    with dbm.open_session(engine) as session:
+        session.add(Person(name="Joe"))
+        session.flush()
+        interrupt()
+        with pytest.raises(KeyboardInterrupt):
+            call(session)
+        session.rollback()
+        assert in_pool(engine)[0] == 0
+        assert session.scalar("SELECT 42") == 42
+        session.add(Person(name="Ann"))
+        session.commit()
+        assert {person.name for person in session.query(Person)} - {"Joe"} == {"Ann"}
+
+
+def test_an_answer_that_ctrl_c_left_unread_between_transactions(
+    connect: Callable[..., Any], interrupt: Callable[[], None]
+) -> None:
+    engine = connect()
+    with dbm.open_session(engine) as session:
+        for call in (session.query(Person).all, lambda: list(session.query(Person).yield_per(1)), session.begin):
+            interrupt()
+            with pytest.raises(KeyboardInterrupt):
+                call()
+            assert in_pool(engine)[0] == 0
+            assert session.scalar("SELECT 42") == 42
+
+
+def test_ctrl_c_while_a_connection_is_given_back_keeps_none(
+    connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = connect()
+    close = type(engine)._close
+
+    def interrupted(*args: Any) -> None:
+        monkeypatch.setattr(type(engine), "_close", close)
+        raise KeyboardInterrupt
+
+    with dbm.open_session(engine) as session:
+        session.begin()
+        monkeypatch.setattr(type(engine), "_close", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.commit()
+        assert in_pool(engine)[0] == 0
+        assert session.query(Person).count() == 0
 
 
 # Forks

@@ -797,6 +797,21 @@ def test_sql_takes_parameters_by_position_and_by_name(session: dbm.Session, peop
     assert session.execute("SELECT name FROM people WHERE age = :age", {"age": 20}).one().name == "Bob"
 
 
+@pytest.mark.databases("postgresql")
+@pytest.mark.parametrize(
+    ("sql", "params", "found"),
+    [
+        ("SELECT ARRAY[?, ?]", [1, 2], [1, 2]),
+        ("SELECT ARRAY[:one, :two]", {"one": 1, "two": 2}, [1, 2]),
+        ("SELECT (ARRAY[3, 4])[?]", [2], 4),
+        ("SELECT $$it's ?$$ || $a$?$$%$a$ || ?", ["x"], "it's ??$$%x"),
+        (r"SELECT E'it\'s ?' || ?", ["x"], "it's ?x"),
+    ],
+)
+def test_sql_may_have_postgresqls_arrays_and_strings(session: dbm.Session, sql: str, params: Any, found: Any) -> None:
+    assert session.scalar(sql, params) == found
+
+
 def test_sql_gives_named_rows(session: dbm.Session, people: list[Person]) -> None:
     row = session.execute("SELECT id, name AS who FROM people ORDER BY id").first()
     assert (row.id, row.who) == (people[0].id, "Ann")

@@ -129,6 +129,18 @@ def test_a_row_that_refers_to_itself_is_saved(session: Any) -> None:
     assert node.parent_id == node.id
 
 
+def test_a_row_that_refers_to_itself_is_deleted(session: Any) -> None:
+    node = Node(name="own parent")
+    node.parent = node
+    child = Node(name="child", parent=node)
+    session.add_all([node, child])
+    session.commit()
+    session.delete(node)
+    session.delete(child)
+    session.commit()
+    assert session.query(Node).count() == 0
+
+
 def test_tables_that_refer_to_each_other_are_flushed_in_a_few_statements(session: Any, statements: Statements) -> None:
     teams = [Team(name=f"team {number}") for number in range(50)]
     for team in teams:

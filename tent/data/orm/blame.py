@@ -8,7 +8,7 @@ from typing import Any
 import peewee
 
 from .change import Change
-from .engine import Engine
+from .engine import BufferedCursor, Engine
 from .errors import FlushError, StaleDataError, explain, shown
 from .mapper import Column, Mapper, mapper_of, where_equal
 from .statements import halves
@@ -113,7 +113,9 @@ def _culprit(
     return items[place or 0], error
 
 
-def name_stale(database: Engine, error: StaleDataError, changes: Sequence[Change]) -> StaleDataError:
+def name_stale(
+    database: Engine, run: Callable[[str, Any], BufferedCursor], error: StaleDataError, changes: Sequence[Change]
+) -> StaleDataError:
     """Return the error with the object named whose row is gone or has another version, now looked up."""
     # As the rows are now: a transaction at REPEATABLE READ may not see them so, unless it locks them.
     lock = " FOR UPDATE" if database.for_update else ""
@@ -121,7 +123,7 @@ def name_stale(database: Engine, error: StaleDataError, changes: Sequence[Change
         mapper = change.mapper
         checked = mapper.by_name[mapper.version or mapper.key_names[0]]
         sql = f"SELECT {checked.sql} FROM {mapper.table} WHERE {mapper.where_key}{lock}"
-        rows = database.fetch(sql, mapper.key_params(change.key)).rows
+        rows = run(sql, mapper.key_params(change.key)).rows
         if not rows:
             return StaleDataError(f"{error} The row of {change.instance!r} is gone. {_REMEDY}", change.instance)
         version = checked.decoded(rows[0][0])
@@ -134,9 +136,7 @@ def name_stale(database: Engine, error: StaleDataError, changes: Sequence[Change
     for change in changes if changes[0].mapper.version else ():
         mapper, version = change.mapper, change.mapper.by_name[change.mapper.version or ""]
         sql = f"SELECT {version.sql} FROM {mapper.table} WHERE {mapper.where_key} AND NOT {where_equal([version])}"
-        for (stored,) in database.fetch(
-            sql, [*mapper.key_params(change.key), version.encoded_one(change.version)]
-        ).rows:
+        for (stored,) in run(sql, [*mapper.key_params(change.key), version.encoded_one(change.version)]).rows:
             return StaleDataError(
                 f"{error} The row of {change.instance!r} has its {version.name} in the notation of another program, "
                 f"{shown(stored)}, which stands for the same and is not the same. Let that program write it as Peewee "

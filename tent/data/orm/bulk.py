@@ -88,7 +88,8 @@ def _delete(transaction: Any, statement: Any, sql: str, params: Any) -> Buffered
     mapper = unit.loader.mapper(model)
     names = (*mapper.key_names, *sorted(mapper.referred - set(mapper.key_names)))
     rows = _rows(transaction, mapper, names, statement._where)
-    foresee(transaction.database, unit.identity_map.has, model, [dict(zip(names, row)) for row in rows], fallout)
+    doomed = [dict(zip(names, row)) for row in rows]
+    foresee(transaction.database, transaction.run, unit.identity_map.has, model, doomed, fallout)
     cursor = _fetch(transaction, statement.model, sql, params)
     for row in rows if mapper.key_names else ():
         instance = unit.identity_map.find(model, mapper.identity(row[: len(mapper.key_names)]))
@@ -122,7 +123,7 @@ def _rows(transaction: Any, mapper: Mapper, names: Sequence[str], where: Any) ->
     query = peewee.ModelSelect(mapper.model, [column.field for column in columns])
     if where is not None:
         query = query.where(where)
-    rows = transaction.database.fetch(*transaction.database.parse(query)).rows
+    rows = transaction.run(*transaction.database.parse(query)).rows
     return [tuple(column.decoded(value) for column, value in zip(columns, row)) for row in rows]
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .engine import Engine
+from .engine import BufferedCursor, Engine
 from .mapper import Mapper, chunks, in_clause, mapper_of
 from .peers import GROUP
 
 CASCADE, SET_NULL, SET_DEFAULT = "CASCADE", "SET NULL", "SET DEFAULT"
 
+Run = Callable[[str, Any], BufferedCursor]
 Fallout = dict[Any, set[Any]]  # foreign keys, and the values by which rows referred to what was deleted
 
 
@@ -34,12 +35,17 @@ def affected(model: Any) -> set[Any]:
 
 
 def foresee(
-    database: Engine, has: Callable[[Any], bool], model: Any, rows: Iterable[Mapping[str, Any]], fallout: Fallout
+    database: Engine,
+    run: Run,
+    has: Callable[[Any], bool],
+    model: Any,
+    rows: Iterable[Mapping[str, Any]],
+    fallout: Fallout,
 ) -> None:
     """Add to a fallout what comes of deleting rows of a model, which are about to be deleted.
 
     Of the rows only the columns count that others refer to. `has` tells whether objects of a model may be concerned:
-    only if some refer to rows that go along with these, something is read, namely the keys of those rows.
+    only if some refer to rows that go along with these, something is read by `run`, namely the keys of those rows.
     """
     if not database.enforces_foreign_keys:
         return
@@ -51,7 +57,7 @@ def foresee(
             if fresh:
                 fallout.setdefault(field, set()).update(fresh)
                 if action(field) == CASCADE and any(map(has, affected(field.model))):
-                    waiting.append((field.model, list(_rows(database, field, list(fresh)))))
+                    waiting.append((field.model, list(_rows(database, run, field, list(fresh)))))
 
 
 def fell(change: Any, fallout: Fallout) -> bool:
@@ -63,12 +69,12 @@ def fell(change: Any, fallout: Fallout) -> bool:
     )
 
 
-def _rows(database: Engine, field: Any, values: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
+def _rows(database: Engine, run: Run, field: Any, values: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
     """Go through the rows that refer to these values, with the columns by which others refer to them."""
     mapper: Mapper = mapper_of(field.model, database)
     columns = [mapper.by_name[name] for name in sorted(mapper.referred)]
     key = mapper.by_name[field.name]
     for part in chunks(database, values, 1, most=GROUP):
         sql = f"SELECT {', '.join(c.sql for c in columns)} FROM {mapper.table} WHERE {in_clause([key], len(part))}"
-        for row in database.fetch(sql, list(map(key.encoded_one, part))).rows:
+        for row in run(sql, list(map(key.encoded_one, part))).rows:
             yield {column.name: column.decoded(value) for column, value in zip(columns, row)}

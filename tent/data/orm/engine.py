@@ -56,6 +56,7 @@ class Engine(Pool):
     default_values: ClassVar[str] = "DEFAULT VALUES"  # what is inserted of a row of which nothing is given
     adds_foreign_keys: ClassVar[bool] = True  # to a table that there is
     defers_foreign_keys: ClassVar[bool] = True  # to the end of the transaction, if they are DEFERRABLE
+    deletes_own_parents: ClassVar[bool] = True  # rows that refer to themselves
     foreign_key: ClassVar[str] = "CONSTRAINT"  # what one is called that is dropped
     table_settings = ""  # that tables are installed with
     auto_increment = 1  # from one generated key to the next, where INSERT does not return them
@@ -130,8 +131,13 @@ class Engine(Pool):
         """Give the twin's connection back."""
         if self._state is self._own_state:
             conn = self._state.conn
-            self._state.reset()
-            self._close(conn)
+            try:
+                self._state.reset()
+                self._close(conn)
+            except BaseException:  # Ctrl-C, in whichever line: a connection that is back already stays there
+                self._close(conn)
+                self._state.reset()
+                raise
         else:
             self._state = self._own_state
 
@@ -158,6 +164,8 @@ class Engine(Pool):
         """Take another connection when the one that was taken is lost, and was not opened just now."""
         if self.origin is None or self._state is not self._own_state or not self.is_lost():
             return False
+        if self._state.transactions:  # what was done in it would be lost without a word
+            return False
         if self.origin.is_new(self._state.conn):
             return False
         self.origin.close_idle()  # what has ended this one has likely ended them, too
@@ -181,7 +189,8 @@ class Engine(Pool):
                 cursor = self.cursor()
                 cursor.executemany(sql, self._counted(rows))
                 return int(cursor.rowcount)
-        except Exception as error:
+        except BaseException as error:
+            self.drop_if_busy()
             if self._place is not None:
                 error.place = self._place
             if isinstance(error, peewee.PeeweeException):
@@ -251,8 +260,12 @@ class Engine(Pool):
 
     def next_rows(self, cursor: Any, size: int) -> list[Any]:
         """Return the next rows of a cursor."""
-        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
-            return list(cursor.fetchmany(size))
+        try:
+            with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+                return list(cursor.fetchmany(size))
+        except BaseException:
+            self.drop_if_busy()
+            raise
 
     def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
         self.last_statement = sql
@@ -265,9 +278,15 @@ class Engine(Pool):
             self._failed(error)
             raise
         except BaseException:
+            self.drop_if_busy()
             # A hook or Ctrl-C may have failed after the statement: unread rows would keep the transaction open.
             close_quietly(self._cursor)
             raise
+
+    def drop_if_busy(self) -> None:
+        """Close a connection on which a statement was interrupted: its answer would be taken for the next one's."""
+        if not self._state.closed and self.is_busy(self._state.conn):
+            close_quietly(self._state.conn)
 
     def _failed(self, error: peewee.PeeweeException) -> None:
         """Say in an error that the connection is lost, if it is."""

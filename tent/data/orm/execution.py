@@ -95,6 +95,8 @@ class Execution:
             raise InvalidRequestError("with_related() needs all rows at once, and can't be used with yield_per().")
         self.prepare()
         sql, params = self.database.parse(query)
+        if query.locks:
+            self.transaction.begin()
         owner, root = self.unit.owner, self.transaction.root
         # What an open transaction has written can be seen on its connection only.
         reader = self.database.origin.private() if root is None and self.database.origin else self.database
@@ -113,6 +115,10 @@ class Execution:
                         "The session was closed, let go of its objects or ended its transaction during the iteration. "
                         "Commit after it, or take all rows before: query.all()."
                     )
+        except peewee.PeeweeException as error:
+            if reader is self.database:
+                self.transaction.notice_end(error)
+            raise
         finally:
             if cursor is not None:
                 reader.close_stream(cursor)
@@ -161,7 +167,7 @@ class Execution:
         if version is not None and (changed_names(instance) or instance._epoch == self.unit.loader.epoch):
             column = mapper.by_name[mapper.version]
             sql = f"SELECT {column.sql} FROM {mapper.table} WHERE {mapper.where_key}"
-            for (found,) in self.database.fetch(sql, mapper.key_params(key)).rows:
+            for (found,) in self.transaction.run(sql, mapper.key_params(key)).rows:
                 if column.decoded(found) != version:
                     raise StaleDataError(
                         f"{instance!r} was loaded with {mapper.version} {version}, and its row has "

@@ -10,7 +10,7 @@ from typing import Any
 import peewee
 
 from . import mutable
-from .engine import Engine
+from .engine import BufferedCursor, Engine
 from .errors import explain, shown
 from .identity import IdentityMap
 from .mapper import Mapper, chunks, in_clause, mapper_of
@@ -25,6 +25,7 @@ class Loader:
 
     def __init__(self, engine: Engine, identity_map: IdentityMap, owner: Owner) -> None:
         self.engine = engine
+        self.fetch: Callable[[str, Sequence[Any]], BufferedCursor] = engine.fetch  # a session's transaction has its own
         self.identity_map = identity_map
         self.owner = owner
         self.epoch = 0
@@ -161,7 +162,7 @@ class Loader:
 
     def _read(self, mapper: Mapper, sql: str, params: Sequence[Any], how: Callable[[], str]) -> list[Any]:
         try:
-            rows = self.engine.fetch(sql, params).rows
+            rows = self.fetch(sql, params).rows
         except peewee.PeeweeException as error:
             raise explain(error, f"reading {mapper.model.__name__}{how()}") from error.__cause__
         return self.load(mapper, rows)

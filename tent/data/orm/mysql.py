@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import peewee
@@ -58,6 +58,28 @@ _TYPES = {
 }
 
 
+class _Connection(pymysql.connections.Connection):  # type: ignore[misc]  # PyMySQL has no type hints
+    """PyMySQL's, which knows whether a statement was interrupted: its answer may be yet to be read, or read in part."""
+
+    is_busy = False
+
+    def query(self, sql: Any, unbuffered: bool = False) -> Any:
+        return self._whole(super().query, sql.encode(self.encoding) if isinstance(sql, str) else sql, unbuffered)
+
+    def next_result(self, unbuffered: bool = False) -> Any:
+        return self._whole(super().next_result, unbuffered)
+
+    def _whole(self, method: Callable[..., Any], *args: Any) -> Any:
+        self.is_busy = True
+        try:
+            found = method(*args)
+        except pymysql.Error:
+            self.is_busy = False  # an answer, too; or the connection is closed
+            raise
+        self.is_busy = False
+        return found
+
+
 class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhouse has no type hints
     """A MySQL database: a `peewee.MySQLDatabase` with a pool. A MariaDB server will do, too."""
 
@@ -71,6 +93,7 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
     field_types = {**PooledMySQLDatabase.field_types, **_TYPES}
     default_values = "() VALUES ()"
     defers_foreign_keys = False
+    deletes_own_parents = False
     foreign_key = "FOREIGN KEY"
     json_methods = MysqlJSON
     undoes_ddl = False
@@ -104,7 +127,7 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         for place in range(self._host, self._host + len(self.hosts)):
             host, port = self.hosts[place % len(self.hosts)]
             try:
-                connection = pymysql.connect(
+                connection = _Connection(
                     database=self.database, host=host, port=port, autocommit=True, **self.connect_params
                 )
                 self._initialize(connection)
@@ -140,6 +163,9 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
                 cursor.execute("SELECT @@auto_increment_increment")
                 self.auto_increment = cursor.fetchone()[0]
 
+    def is_busy(self, connection: Any) -> bool:
+        return bool(connection.is_busy)
+
     def is_gone(self, connection: Any) -> bool:
         return not connection.open
 
@@ -147,7 +173,10 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         return bool(connection.open) and (not _is_in_transaction(connection) or bool(super()._can_reuse(connection)))
 
     def cursor(self, named_cursor: Any = None) -> Any:
-        return super().cursor() if named_cursor is None else self._state.conn.cursor(named_cursor)
+        if named_cursor is None:
+            return super().cursor()
+        self._cursor = self._state.conn.cursor(named_cursor)
+        return self._cursor
 
     def open_stream(self, sql: str, params: Any) -> Any:
         # A connection can do nothing else before all rows were taken: in a transaction they are taken at once.

@@ -10,7 +10,7 @@ import peewee
 from peewee import qualify_names  # type: ignore[attr-defined]
 
 from .blame import blaming, in_parts
-from .cascading import Fallout, fell, foresee
+from .cascading import Fallout, action, fell, foresee
 from .change import Change
 from .cursor import BufferedCursor
 from .engine import Engine
@@ -228,10 +228,12 @@ class Persister:
         """Delete rows by their keys, 500 in a statement. What the database does to others by that is in `fallout`."""
         if mapper.referred:
             rows = [dict(zip(mapper.referred, change.old(mapper.referred))) for change in changes]
-            foresee(self.database, self._may_hold, mapper.model, rows, self.fallout)
+            foresee(self.database, self.database.fetch, self._may_hold, mapper.model, rows, self.fallout)
         changes = [change for change in changes if not fell(change, self.fallout)]
         if not changes:
             return
+        if not self.database.deletes_own_parents:
+            self._part_from_themselves(mapper, changes)
         for part in chunks(self.database, changes, len(_found_by(mapper))):
             blaming(
                 self.database,
@@ -240,6 +242,15 @@ class Persister:
                 lambda some: self._delete(mapper, some),
                 lambda change: change.instance,
             )
+
+    def _part_from_themselves(self, mapper: Mapper, changes: Sequence[Change]) -> None:
+        """Let rows that are about to be deleted refer to themselves no more, where they can refer to nothing."""
+        for field in mapper.foreign_keys:
+            if field.rel_model is mapper.model and field.null and not action(field):
+                for change in changes:
+                    parent, own = change.old([field.name, field.rel_field.name])
+                    if parent is not None and parent == own:
+                        self.put(change, field.name, None)
 
     def _may_hold(self, model: Any) -> bool:
         """Return whether there may be objects of a model that have a row."""

@@ -64,6 +64,10 @@ class Pool(PooledDatabase):  # type: ignore[misc]  # playhouse has no type hints
         """Tell whether a connection is known to be closed, without asking the server."""
         return bool(self._is_closed(connection))
 
+    def is_busy(self, connection: Any) -> bool:
+        """Tell whether a connection is in the middle of a statement, which Ctrl-C or the like has interrupted."""
+        return False
+
     def is_new(self, connection: Any) -> bool:
         """Tell whether a connection was opened for who has it now."""
         held = self._in_use.get(id(connection))
@@ -120,7 +124,7 @@ class Pool(PooledDatabase):  # type: ignore[misc]  # playhouse has no type hints
             if held is None and not close_conn:
                 return
             stale = held is not None and self._stale_timeout and self._is_stale(held.timestamp)
-            if held is None or close_conn or stale or not self._can_reuse(connection):
+            if held is None or close_conn or stale or self.is_busy(connection) or not self._can_reuse(connection):
                 self._close_raw(connection)
             else:
                 self._heap_counter += 1

@@ -125,13 +125,14 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
     def cursor(self, named_cursor: Any = None) -> Any:
         if named_cursor is None:
             return super().cursor()
-        return self._state.conn.cursor(name=named_cursor)
+        self._cursor = self._state.conn.cursor(name=named_cursor)
+        return self._cursor
 
     def open_stream(self, sql: str, params: Any) -> Any:
         # A cursor of the server's lives in a transaction; the client's takes all rows at once.
         if not self.has_transaction():
             self.execute_first("BEGIN READ ONLY")
-        return self.execute_first(sql, params, named_cursor=f"tent_{next(_numbers)}")
+        return self._execute_cursor(sql, params, named_cursor=f"tent_{next(_numbers)}")
 
     def release(self) -> None:
         if self._state is self._own_state and self.has_transaction() and not self._state.transactions:
@@ -161,6 +162,9 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
         if state == _ONLY_READS and self.is_cluster and not self.read_only:
             close_quietly(self._state.conn)  # the primary has become a standby, and another host takes its place
             error.is_elsewhere = True  # type: ignore[attr-defined]
+
+    def is_busy(self, connection: Any) -> bool:
+        return bool(connection.pgconn.transaction_status == TransactionStatus.ACTIVE)
 
     def _status(self) -> Any:
         return TransactionStatus.UNKNOWN if self._state.closed else self._state.conn.pgconn.transaction_status

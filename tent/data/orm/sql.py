@@ -7,6 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _NO_CODE = re.compile(r"--[^\n]*|/\*.*?(?:\*/|$)|'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]", re.DOTALL)
+# On servers [ and ] are no quotes, but those of arrays; and PostgreSQL has E'it\'s' and $$it's$$
+_NO_SERVER_CODE = re.compile(
+    r"--[^\n]*|/\*.*?(?:\*/|$)|\bE'(?:[^'\\]|\\.|'')*'|'[^']*'|\"[^\"]*\"|`[^`]*`|"
+    r"(?<![\w$])\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$",
+    re.DOTALL | re.IGNORECASE,
+)
 _READS = re.compile(r"\s*(select|values|explain|pragma|with|show|describe|desc|table)\b", re.IGNORECASE)
 _CONTROLS = re.compile(r"\s*(begin|start|commit|end|abort|rollback|savepoint|release)\b", re.IGNORECASE)
 _COMMITS = re.compile(
@@ -55,7 +61,7 @@ def with_marks(sql: str, params: Sequence[Any] | Mapping[str, Any], mark: str) -
     """
     if mark != "%s":
         return sql
-    code = without_strings(sql)
+    code = _NO_SERVER_CODE.sub(" ", sql)
     if not params:
         return sql.replace("%", "%%")
     if isinstance(params, Mapping):
@@ -67,7 +73,7 @@ def with_marks(sql: str, params: Sequence[Any] | Mapping[str, Any], mark: str) -
     if not is_meant or re.search(r"%s|%\(", code):
         return sql
     parts, end = [], 0
-    for found in _NO_CODE.finditer(sql):
+    for found in _NO_SERVER_CODE.finditer(sql):
         parts += [_marked(sql[end : found.start()], pattern, marked), found[0].replace("%", "%%")]
         end = found.end()
     return "".join([*parts, _marked(sql[end:], pattern, marked)])

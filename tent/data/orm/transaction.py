@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import peewee
@@ -48,6 +49,8 @@ class Transaction:
         self.is_flushing = False
         self.is_committing = False
         self.streams: list[Any] = []  # cursors that are read part by part
+        this = weakref.ref(self)
+        unit.loader.fetch = lambda sql, params: this().run(sql, params)  # type: ignore[union-attr]
 
     @property
     def root(self) -> Scope | None:
@@ -85,6 +88,11 @@ class Transaction:
         database = self.database
         database.isolation_level = isolation_level or database.isolation_level
         database.read_only = read_only or database.read_only
+        if database.in_transaction() and not database.has_transaction() and not database.is_lost():
+            raise InvalidRequestError(
+                "The database has ended the transaction of engine.atomic() by itself, at an error that was met in it. "
+                "Leave its block before using the session again."
+            )
         if database.isolation_level and database.in_transaction():
             raise InvalidRequestError(
                 "The session is within a transaction of engine.atomic(), which has its own isolation level. Say it "
@@ -113,9 +121,9 @@ class Transaction:
         if self.database.read_only and self.unit.unflushed():
             changed = list(self.unit.unflushed().values())
             self.refuse_if_read_only(f"write {changed[0]!r}" + f" and {len(changed) - 1} more" * (len(changed) > 1))
-        self.is_flushing = True
         attempt = _Attempt(self)
         try:
+            self.is_flushing = True
             if self.events:
                 attempt.begin()
                 self.events.before_flush()
@@ -204,16 +212,22 @@ class Transaction:
         self.streams = [other for other in self.streams if other is not cursor]
 
     def fetch(self, sql: str, params: Any = ()) -> BufferedCursor:
-        """Run a statement outside of a flush."""
+        """Run a statement outside of a flush. Its error says which one it was."""
+        try:
+            return self.run(sql, params)
+        except peewee.PeeweeException as error:
+            explain(error, f"running {shown(sql)}")
+            raise
+
+    def run(self, sql: str, params: Any = ()) -> BufferedCursor:
+        """Run a statement outside of a flush, and notice if the database ends the transaction at its error."""
         try:
             return self.database.fetch(sql, params)
         except BaseException as error:
-            if isinstance(error, peewee.PeeweeException):
-                explain(error, f"running {shown(sql)}")
-            self._notice_end(error)
+            self.notice_end(error)
             raise
 
-    def _notice_end(self, error: BaseException) -> None:
+    def notice_end(self, error: BaseException) -> None:
         """End what the database has ended by itself; the objects keep what was flushed in it, to be written again."""
         if self.scopes and not self.database.has_transaction():
             self._end(keep=True)
@@ -251,7 +265,7 @@ class Transaction:
         try:
             savepoint.__enter__()
         except BaseException as error:
-            self._notice_end(error)
+            self.notice_end(error)
             raise
         scope = Scope(savepoint)
         self.scopes.append(scope)
@@ -263,7 +277,7 @@ class Transaction:
         try:
             scope.context.commit(begin=False)
         except BaseException as error:
-            self._notice_end(error)
+            self.notice_end(error)
             raise
         self.merge(scope)
 
@@ -312,10 +326,10 @@ class Transaction:
         try:
             if self.scopes and not self.database.is_closed():
                 root = self.scopes[0].context
-                if isinstance(root, peewee._savepoint):
-                    _undo_savepoint(root)
-                else:
+                if not isinstance(root, peewee._savepoint):
                     self.database.rollback()
+                elif self.database.has_transaction():  # else the database has ended that of engine.atomic()
+                    _undo_savepoint(root)
         finally:
             self._leave()
             take_back(self.unit, log, keep)
@@ -392,7 +406,7 @@ class _Attempt:
         if self._before is not None:
             self._before.restore()
         if isinstance(error, StaleDataError) and hasattr(error, "changes"):
-            error = name_stale(transaction.database, error, error.changes)
+            error = name_stale(transaction.database, transaction.run, error, error.changes)
         if has_ended:
             transaction.tell_of_rollback(error)
         return error
