@@ -812,6 +812,24 @@ def test_sql_may_have_postgresqls_arrays_and_strings(session: dbm.Session, sql: 
     assert session.scalar(sql, params) == found
 
 
+@pytest.mark.parametrize(
+    ("sql", "params", "found"),
+    [
+        ("SELECT name FROM people WHERE name = ?", ["Ann"], "Ann"),
+        ("SELECT name FROM people WHERE name = :name", {"name": "Ann"}, "Ann"),
+        ("SELECT name FROM people WHERE name = :name OR name = :name", {"name": "Ann", "other": 1}, "Ann"),
+        ("SELECT '?' FROM people WHERE name = ? -- why?", ["Ann"], "?"),
+        ("SELECT ':name %s' FROM people WHERE name = :name", {"name": "Ann"}, ":name %s"),
+        ("SELECT '50 %' FROM people WHERE name LIKE 'Ann%'", [], "50 %"),
+        ("SELECT '%' FROM people WHERE name = ? AND 5 % 3 = 2", ["Ann"], "%"),
+    ],
+)
+def test_parameters_of_sql_are_written_alike_on_every_database(
+    session: dbm.Session, people: list[Person], sql: str, params: Any, found: str
+) -> None:
+    assert session.scalar(sql, params) == found
+
+
 def test_sql_gives_named_rows(session: dbm.Session, people: list[Person]) -> None:
     row = session.execute("SELECT id, name AS who FROM people ORDER BY id").first()
     assert (row.id, row.who) == (people[0].id, "Ann")

@@ -8,7 +8,8 @@ from typing import Any
 import peewee
 
 from .change import Change
-from .engine import BufferedCursor, Engine
+from .cursor import BufferedCursor
+from .engine import Engine
 from .errors import FlushError, StaleDataError, explain, shown
 from .mapper import Column, Mapper, mapper_of, where_equal
 from .statements import halves

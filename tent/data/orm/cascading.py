@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .engine import BufferedCursor, Engine
+from .cursor import BufferedCursor
+from .engine import Engine
 from .mapper import Mapper, chunks, in_clause, mapper_of
 from .peers import GROUP
 

@@ -10,7 +10,8 @@ from typing import Any
 import peewee
 
 from . import mutable
-from .engine import BufferedCursor, Engine
+from .cursor import BufferedCursor
+from .engine import Engine
 from .errors import explain, shown
 from .identity import IdentityMap
 from .mapper import Mapper, chunks, in_clause, mapper_of

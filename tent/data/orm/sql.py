@@ -56,7 +56,7 @@ def commits_by_itself(code: str) -> bool:
 def with_marks(sql: str, params: Sequence[Any] | Mapping[str, Any], mark: str) -> str:
     """Return SQL with its parameters as a driver has them that writes `%s`, for which SQL has SQLite's `?` and `:name`.
 
-    What has as many `?` as there are parameters, or the names of all of them, is meant so; other SQL stays as it is,
+    What has as many `?` as there are parameters, or names of some of them only, is meant so; other SQL stays as it is,
     but that without parameters a `%` is one.
     """
     if mark != "%s":
@@ -65,7 +65,8 @@ def with_marks(sql: str, params: Sequence[Any] | Mapping[str, Any], mark: str) -
     if not params:
         return sql.replace("%", "%%")
     if isinstance(params, Mapping):
-        is_meant = params.keys() <= set(re.findall(_NAMED, code))
+        names = set(re.findall(_NAMED, code))
+        is_meant = bool(names) and names <= params.keys()
         pattern, marked = _NAMED, r"%(\1)s"
     else:
         is_meant = code.count("?") == len(params)
