@@ -413,7 +413,7 @@ OWN_READS = {
     "sqlite": ["EXPLAIN QUERY PLAN SELECT * FROM people", "PRAGMA table_info(people)"],
     "postgresql": ["SHOW search_path", "TABLE people"],
     "mariadb": ["SHOW TABLES", "DESCRIBE people", "SHOW CREATE TABLE people"],
-    "mysql": ["SHOW TABLES", "DESCRIBE people", "TABLE people"],
+    "mysql": ["SHOW TABLES", "DESCRIBE people"],
 }
 
 
