@@ -58,7 +58,7 @@ class Persister:
             self.fill(instance, name, value)
 
     def insert(self, mapper: Mapper, instances: Sequence[Any]) -> None:
-        """Insert rows, which need none of each other, in a statement for each set of columns and 500 rows."""
+        """Insert rows, which need none of each other, in a few statements for each set of columns."""
         self._inserted.add(mapper.model)
         self._fill_foreign_keys(mapper, instances, [field.name for field in mapper.foreign_keys])
         if mapper.generated is not None and len(instances) > 1:
@@ -225,7 +225,7 @@ class Persister:
     # Deleting
 
     def delete(self, mapper: Mapper, changes: Sequence[Change]) -> None:
-        """Delete rows by their keys, 500 in a statement. What the database does to others by that is in `fallout`."""
+        """Delete rows by their keys, in a few statements. What the database does to others by that is in `fallout`."""
         if mapper.referred:
             rows = [dict(zip(mapper.referred, change.old(mapper.referred))) for change in changes]
             foresee(self.database, self.database.fetch, self._may_hold, mapper.model, rows, self.fallout)
