@@ -182,3 +182,31 @@ def test_a_session_that_only_reads_is_not_repeated_because_it_does(engine: Any) 
     with pytest.raises(peewee.PeeweeException, match="read-only transaction"):
         dbm.run_transaction(engine, work, read_only=True)
     assert next(calls) == 1
+
+
+@pytest.mark.databases("postgresql")
+def test_hosts_of_which_none_takes_writes_for_a_while_are_waited_for(
+    connect: Callable[..., Any], config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin, host = connect(), servers.mapping(config)["host"][0]
+    engine = connect(host=[host, host])
+    engine.close_idle()
+    pauses: list[float] = []
+
+    def take_writes(are_taken: bool) -> None:
+        only_reads = "off" if are_taken else "on"
+        admin.execute_sql(f"ALTER DATABASE {admin.database} SET default_transaction_read_only = {only_reads}")
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        take_writes(True)
+
+    monkeypatch.setattr(running.time, "sleep", pause)
+    take_writes(False)
+    try:
+        dbm.run_transaction(engine, lambda session: session.add(Person(name="Joe")))
+    finally:
+        take_writes(True)
+    assert len(pauses) == 1
+    with dbm.open_session(engine) as session:
+        assert session.query(Person).count() == 1

@@ -185,7 +185,8 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
         state = _state(error)
         if state is None:  # the connection broke, or there was none to be had, which time does not always mend
             cause = getattr(error, "orig", None)
-            return isinstance(cause, psycopg.OperationalError) and self.diagnosis(str(cause)) == UNREACHABLE
+            may_mend = (UNREACHABLE, UNWILLING)  # no host takes writes, say, before a standby has become the primary
+            return isinstance(cause, psycopg.OperationalError) and self.diagnosis(str(cause)) in may_mend
         return _OUTAGE.fullmatch(state) is not None or getattr(error, "is_elsewhere", False)
 
 
