@@ -77,6 +77,11 @@ def halves(items: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
     return items[:middle], items[middle:]
 
 
+def singles(items: Sequence[Any]) -> list[Sequence[Any]]:
+    """Return the items of a sequence, each in one of its own."""
+    return [[item] for item in items]
+
+
 def are_arrays(columns: Sequence[Marked], values: Sequence[Sequence[Any]]) -> bool:
     """Tell whether the values of columns can go as arrays, each of which has values of one type, and NULLs."""
     return all(column.array for column in columns) and all(
@@ -103,8 +108,3 @@ def _equal(columns: Sequence[Marked], glue: str) -> str:
 def _unnested(columns: Sequence[Marked]) -> str:
     arrays = ", ".join(f"%s::{column.array}" for column in columns)
     return f"unnest({arrays}) WITH ORDINALITY AS v({', '.join(f'c{n}' for n in range(len(columns)))}, n)"
-
-
-def singles(items: Sequence[Any]) -> list[Sequence[Any]]:
-    """Return the items of a sequence, each in one of its own."""
-    return [[item] for item in items]
