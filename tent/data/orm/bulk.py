@@ -73,7 +73,7 @@ def _update(transaction: Any, statement: Any, sql: str, params: Any) -> Buffered
             values, instance._reading = before[key]  # a rollback gives it what it had
             former = {name: old for name, old in values.items() if instance.__data__.get(name) != old}
             if former:
-                settlement.updated(instance, mapper, former)
+                settlement.updated(mapper, [instance], [former])
         else:  # its key was changed, by an expression perhaps: its row is known no more
             unit.expunge(instance)
     return cursor
@@ -94,7 +94,7 @@ def _delete(transaction: Any, statement: Any, sql: str, params: Any) -> Buffered
     for row in rows if mapper.key_names else ():
         instance = unit.identity_map.find(model, mapper.identity(row[: len(mapper.key_names)]))
         if instance is not None:
-            settlement.deleted(instance, mapper)
+            settlement.deleted(mapper, [instance])
     settlement.fallout(fallout)
     return cursor
 

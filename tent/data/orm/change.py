@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from .mapper import Mapper
@@ -20,12 +20,12 @@ class Change:
     __slots__ = ("instance", "key", "mapper", "names", "row", "verb", "version")
 
     def __init__(
-        self, verb: str, instance: Any, mapper: Mapper, names: Sequence[str], key: Any = None, row: Any = None
+        self, verb: str, instance: Any, mapper: Mapper, names: tuple[str, ...], key: Any = None, row: Any = None
     ) -> None:
         self.verb = verb
         self.instance = instance
         self.mapper = mapper
-        self.names = tuple(names)
+        self.names = names
         self.key = key
         self.row = instance if row is None else row
         self.version = committed_value(self.row, mapper.version) if mapper.version else None
@@ -40,3 +40,14 @@ class Change:
 
     def __repr__(self) -> str:
         return f"<Change: {self.verb} {self.instance!r} ({', '.join(self.names)})>"
+
+
+Groups = dict[tuple[Mapper, tuple[str, ...]], list[Change]]  # changes of the rows of one table, in the same columns
+
+
+def grouped(changes: Iterable[Change]) -> Groups:
+    """Return changes in groups."""
+    groups: Groups = {}
+    for change in changes:
+        groups.setdefault((change.mapper, change.names), []).append(change)
+    return groups

@@ -26,7 +26,7 @@ from .cursor import BufferedCursor, close_quietly
 from .errors import ArgumentError
 from .hooks import Listeners
 from .pool import Pool
-from .statements import Insert, Update
+from .statements import Delete, Insert, Update
 
 statements = logging.getLogger("tent.data.sql")
 
@@ -50,6 +50,8 @@ class Engine(Pool):
     probe: ClassVar[str] = "SELECT 1"
     batch: ClassVar[int] = 500  # rows in a statement that inserts or deletes
     most_parameters: ClassVar[int] = 32_000  # of a statement
+    makes_keys: ClassVar[bool] = False  # before the rows that get them
+    adapters: ClassVar[dict[type, Callable[[Any], Any]]] = {}  # what the driver does to values, where it is slow at it
     returns_inserted: ClassVar[bool] = True  # INSERT … RETURNING
     returns_updated: ClassVar[bool] = True  # UPDATE … RETURNING
     native_times: ClassVar[tuple[Any, ...]] = (peewee.DateTimeField, peewee.DateField, peewee.TimeField)  # not text
@@ -216,6 +218,11 @@ class Engine(Pool):
         rows = list(zip(*columns))
         return self.fetch(update.sql, rows[0]).rowcount if len(rows) == 1 else self.execute_many(update.sql, rows)
 
+    def delete_rows(self, delete: Delete, columns: Sequence[Sequence[Any]]) -> int:
+        """Delete rows that are found by values, given by columns. Returns the number of rows that were found."""
+        params = list(itertools.chain.from_iterable(zip(*columns)))
+        return self.fetch(delete.of_rows(len(columns[0])), params).rowcount
+
     def fits(self, columns: Sequence[Sequence[Any]]) -> bool:
         """Tell whether the values of these columns fit into one statement."""
         return True
@@ -229,8 +236,8 @@ class Engine(Pool):
         return True
 
     def new_keys(self, count: int) -> list[Any]:
-        """Return new generated keys, if they have to be known before the rows are inserted."""
-        return []
+        """Return new generated keys, where they have to be known before the rows are inserted."""
+        raise NotImplementedError
 
     def note_given_keys(self, table: str, column: str, highest: int) -> None:
         """Let the keys that are generated from now on be others than those that rows were inserted with."""

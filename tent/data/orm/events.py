@@ -76,8 +76,8 @@ class Events:
         switched = set(map(id, plan.switched))
         self.flushed = {
             "insert": [instance for instances in plan.new.values() for instance in instances],
-            "update": [change.instance for change in plan.updates if id(change) not in switched],
-            "delete": [change.row for change in [*plan.deletes, *plan.switched]],
+            "update": [change.instance for change in plan.updated() if id(change) not in switched],
+            "delete": [change.row for change in [*plan.deleted(), *plan.switched]],
         }
         try:
             for verb, instances in self.flushed.items() if hooks.models else ():

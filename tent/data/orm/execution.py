@@ -179,7 +179,7 @@ class Execution:
     def _let_go(self, mapper: Any, instance: Any) -> None:
         """Let go of an object whose row is gone; in a transaction, until a rollback brings it back."""
         if self.transaction.scopes:
-            Settlement(self.unit, self.transaction.scopes[-1].log).deleted(instance, mapper)
+            Settlement(self.unit, self.transaction.scopes[-1].log).deleted(mapper, [instance])
         else:
             self.unit.expunge(instance)
 

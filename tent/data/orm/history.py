@@ -7,7 +7,7 @@ what was flushed (a commit failed), the changes are kept on the objects, as chan
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import peewee
@@ -16,9 +16,11 @@ from .mapper import Mapper
 from .mutable import plain
 from .tracking import CLEAN, DELETED, IMMUTABLE, MISSING, Reading, is_same, put, session_of
 
+Keeps = Callable[[Any], bool]
+
 
 class Step:
-    """What a flush did to some objects."""
+    """What a flush did to some objects of one model."""
 
     inserted = False
 
@@ -26,8 +28,8 @@ class Step:
         self.mapper = mapper
         self.instances = instances
 
-    def undo(self, unit: Any, keep: bool) -> None:
-        """Take it back; with `keep` the changes stay on the objects, yet to be flushed."""
+    def undo(self, unit: Any, keeps: Keeps) -> None:
+        """Take it back; `keeps` tells of which objects the changes stay on them, yet to be flushed."""
         raise NotImplementedError
 
 
@@ -36,26 +38,27 @@ class Inserted(Step):
 
     inserted = True
 
-    def __init__(self, mapper: Mapper, instances: Sequence[Any], filled: Sequence[tuple[Any, str, Any]]) -> None:
+    def __init__(self, mapper: Mapper, instances: Sequence[Any], filled: Sequence[Any]) -> None:
         super().__init__(mapper, instances)
         self.given = [instance._given for instance in instances]
         self.along = {id(instance): instance._along for instance in instances if instance._along}
-        self.keys: list[Any] = []
+        self.keys: Sequence[Any] = ()
         self.gone: set[int] = set()  # those that had been deleted in the transaction before
-        self.filled = [(instance, name, old, instance.__data__[name]) for instance, name, old in filled]
+        self.filled = filled
 
-    def undo(self, unit: Any, keep: bool) -> None:
+    def undo(self, unit: Any, keeps: Keeps) -> None:
         undone = set()
         for instance, given, key in zip(self.instances, self.given, self.keys):
             unit.identity_map.discard(self.mapper.model, key, instance)
             if instance._owner is unit.owner or (session_of(instance) is None and instance._committed is not None):
-                self._renew(unit, instance, given, keep)
+                self._renew(unit, instance, given)
                 undone.add(id(instance))
-        for instance, name, old, new in reversed(self.filled):
-            if id(instance) in undone and instance.__data__.get(name) == new:
-                put(instance.__data__, name, old)
+        for fill in reversed(self.filled):
+            for instance, old, new in zip(fill.instances, fill.old, fill.new):
+                if id(instance) in undone and instance.__data__.get(fill.name) == new:
+                    put(instance.__data__, fill.name, old)
 
-    def _renew(self, unit: Any, instance: Any, given: Any, keep: bool) -> None:
+    def _renew(self, unit: Any, instance: Any, given: Any) -> None:
         """Let an object be new again; one that was expunged meanwhile has no row either."""
         was_deleted = id(instance) in unit.deleted
         for books in (unit.dirty, unit.deleted, unit.gone):
@@ -71,65 +74,77 @@ class Inserted(Step):
 
 
 class Updated(Step):
-    """The row of an object got its values. `former` has those that it had before, of what changed."""
+    """The rows of objects got their values. `formers` have those that they had before, of what changed."""
 
-    def __init__(self, mapper: Mapper, instance: Any, former: dict[str, Any]) -> None:
-        super().__init__(mapper, [instance])
-        self.former = former
-        self.keys: tuple[Any, Any] | None = None  # before and after
-        if not former.keys().isdisjoint(mapper.key_names):
-            data = instance.__data__
-            old = mapper.identity(tuple(former.get(name, data.get(name)) for name in mapper.key_names))
-            self.keys = old, mapper.identity(mapper.key_of(data))
+    def __init__(self, mapper: Mapper, instances: Sequence[Any], formers: Sequence[dict[str, Any]]) -> None:
+        super().__init__(mapper, instances)
+        self.formers = formers
+        self.moved: dict[int, tuple[Any, Any]] = {}  # keys, before and after, by the place of the object
+        if not set(mapper.key_names).isdisjoint(set().union(*formers)):
+            for place, (instance, former) in enumerate(zip(instances, formers)):
+                if not former.keys().isdisjoint(mapper.key_names):
+                    data = instance.__data__
+                    old = mapper.identity(tuple(former.get(name, data.get(name)) for name in mapper.key_names))
+                    self.moved[place] = old, mapper.identity(mapper.key_of(data))
 
-    def undo(self, unit: Any, keep: bool) -> None:
-        instance = self.instances[0]
-        if instance._owner is not unit.owner:
-            return  # it was expunged meanwhile
-        if self.keys is not None:
-            unit.rekey(self.mapper, instance, *reversed(self.keys))
-        if keep:
-            instance._committed = {**instance._committed, **self.former}
-            unit.dirty[id(instance)] = instance
-        else:
-            restore(instance, self.former)
-        unit.identity_map.note(instance)
+    def undo(self, unit: Any, keeps: Keeps) -> None:
+        for place in reversed(range(len(self.instances))):
+            instance, former = self.instances[place], self.formers[place]
+            if instance._owner is not unit.owner:
+                continue  # it was expunged meanwhile
+            if place in self.moved:
+                unit.rekey(self.mapper, instance, *reversed(self.moved[place]))
+            if keeps(instance):
+                instance._committed = {**instance._committed, **former}
+                unit.dirty[id(instance)] = instance
+            else:
+                restore(instance, former)
+            unit.identity_map.note(instance)
 
 
 class Deleted(Step):
-    """The row of an object was deleted."""
+    """The rows of objects were deleted."""
 
-    def __init__(self, mapper: Mapper, instance: Any, key: Any) -> None:
-        super().__init__(mapper, [instance])
-        self.key = key
-        self.committed = instance._committed
-        self.data = {name: plain(value) for name, value in instance.__data__.items()}
-        self.related = dict(instance.__rel__)
+    def __init__(self, mapper: Mapper, instances: Sequence[Any], keys: Sequence[Any]) -> None:
+        super().__init__(mapper, instances)
+        self.keys = keys
+        self.states = [_state(instance, mapper.mutable) for instance in instances]
 
-    def undo(self, unit: Any, keep: bool) -> None:
-        instance = self.instances[0]
-        if instance._owner is not unit.owner:
-            return
+    def undo(self, unit: Any, keeps: Keeps) -> None:
+        for instance, key, state in reversed(list(zip(self.instances, self.keys, self.states))):
+            if instance._owner is unit.owner:
+                self._restore(unit, instance, key, state, keeps(instance))
+
+    def _restore(self, unit: Any, instance: Any, key: Any, state: Any, keep: bool) -> None:
+        data, related, committed = state
         added_again = unit.new.pop(id(instance), None) is not None
         unit.gone.pop(id(instance), None)
-        instance._committed, instance._given = self.committed, None
-        unit.identity_map.add(self.mapper.model, self.key, instance)
+        instance._committed, instance._given = committed, None
+        unit.identity_map.add(self.mapper.model, key, instance)
         if keep and added_again:
             # Deleted and inserted again, it comes to a change of its row.
             now = instance.__data__
-            changed = {n: old for n, old in self.data.items() if not is_same(old, now.get(n, MISSING))}
-            instance._committed = {**changed, **(self.committed or {})} or CLEAN
+            changed = {n: old for n, old in data.items() if not is_same(old, now.get(n, MISSING))}
+            instance._committed = {**changed, **(committed or {})} or CLEAN
         else:
             instance.__data__.clear()
-            instance.__data__.update(self.data)
+            instance.__data__.update(data)
             instance.__rel__.clear()
-            instance.__rel__.update(self.related)
+            instance.__rel__.update(related)
             if keep:
                 unit.deleted[id(instance)] = instance
         if instance._committed:
             unit.dirty[id(instance)] = instance
             if not keep:
                 unit.revert(instance)
+
+
+def _state(instance: Any, mutable: Sequence[str]) -> tuple[dict[str, Any], Mapping[str, Any], Any]:
+    """Return the values, related objects and committed values that an object has."""
+    data = instance.__data__.copy()
+    for name in mutable:
+        data[name] = plain(data.get(name))
+    return data, dict(instance.__rel__) if instance.__rel__ else {}, instance._committed
 
 
 class Unseen(Step):
@@ -141,7 +156,7 @@ class Unseen(Step):
         self._former = loader.reading
         self._reading = loader.reading = Reading()
 
-    def undo(self, unit: Any, keep: bool) -> None:
+    def undo(self, unit: Any, keeps: Keeps) -> None:
         self._reading.is_undone = True
         self._loader.reading = self._former
 
@@ -223,8 +238,7 @@ def take_back(unit: Any, log: Sequence[Step], keep: bool = False) -> None:
             unit.revert(instance)
         unit.deleted.clear()
     for step in reversed(log):
-        is_of_new = not step.inserted and any(id(instance) in fresh for instance in step.instances)
-        step.undo(unit, keep or is_of_new)
+        step.undo(unit, lambda instance: keep or id(instance) in fresh)
     if not keep:
         for number, instance in unit.new.items():
             if number in unit.gone:

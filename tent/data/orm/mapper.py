@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import decimal
 import functools
@@ -48,6 +49,24 @@ _TYPES: dict[Any, tuple[type, ...]] = {
 }
 
 
+def _keeps_decimals(field: Any) -> bool:
+    """Tell whether a field writes a Decimal as it is."""
+    return (
+        isinstance(field, peewee.DecimalField)
+        and type(field).db_value is peewee.DecimalField.db_value
+        and not field.auto_round
+    )
+
+
+def _mapped(convert: Convert | None, values: Sequence[Any]) -> Sequence[Any]:
+    """Return converted values; None stays None."""
+    if convert is None:
+        return values
+    if None in values:
+        return [None if value is None else convert(value) for value in values]
+    return list(map(convert, values))
+
+
 def _type_in_rows(kind: Any) -> tuple[type, ...] | None:
     """Return the types of the values of a class of fields, which may be another's that converts them."""
     for base, types in _TYPES.items():
@@ -60,8 +79,8 @@ class Column:
     """A field on an engine: how its values go into a statement, and come out of a row."""
 
     __slots__ = (
-        "array", "decode", "encode", "field", "has_default", "is_naive",
-        "name", "native", "nulls", "placeholder", "sql", "type",
+        "adapters", "array", "decode", "encode", "field", "has_default", "is_naive",
+        "name", "native", "nulls", "placeholder", "reads_as_is", "sql", "type", "unconverted",
     )  # fmt: skip
 
     def __init__(self, field: Any, engine: Engine) -> None:
@@ -74,10 +93,13 @@ class Column:
         self.field = field
         self.sql = quoted(engine, field.column_name)
         self.native = None if own_db_value else _NATIVE.get(adapt)
+        self.unconverted = (decimal.Decimal,) if _keeps_decimals(base) else self.native or ()
         self.type = self.native or _type_in_rows(kind)
         self.placeholder, self.encode = _writer(field, base, engine)
         self.array = engine.array_type(base) if type(field).ddl_datatype is kind.ddl_datatype else None
         self.decode = None if not own_python_value and adapt in _READ_AS_IS else _reader(base, engine)
+        self.adapters = engine.adapters
+        self.reads_as_is = self.decode is None and not isinstance(base, peewee.BlobField)
         # A server would take the zone off a time.
         self.is_naive = bool(engine.native_times) and field.field_type in ("DATETIME", "TIME")
         self.nulls = _is_users(kind.python_value), _is_users(kind.db_value)
@@ -86,13 +108,17 @@ class Column:
             for part in field.constraints or ()
         )
 
-    def encoded(self, values: Sequence[Any]) -> Sequence[Any]:
-        """Return values as the driver takes them; the same sequence, when nothing needs a conversion."""
-        native = self.native
-        if self.is_naive and any(getattr(value, "tzinfo", None) for value in values):
-            native = None
-        if native is not None and {*native, type(None)}.issuperset(map(type, values)):
+    def encoded(self, values: Sequence[Any], kinds: set[type]) -> Sequence[Any]:
+        """Return values, which are of these types or None, as the driver takes them."""
+        if not kinds and not self.nulls[1]:
             return values
+        if self.is_naive and any(getattr(value, "tzinfo", None) for value in values):
+            return [self.encoded_one(value) for value in values]
+        if kinds.issubset(self.unconverted):
+            return _mapped(self.adapters.get(*kinds) if len(kinds) == 1 else None, values)
+        if self.native is None and not self.nulls[1] and not any(issubclass(kind, peewee.Node) for kind in kinds):
+            with contextlib.suppress(ValueError, TypeError, ArithmeticError):  # else one by one, to name the value
+                return _mapped(self.encode, values)
         return [self.encoded_one(value) for value in values]
 
     def encoded_one(self, value: Any) -> Any:
@@ -168,11 +194,21 @@ class Mapper:
         self.lock_by_key = self.select_by_key + (" FOR UPDATE" if engine.for_update else "")
         self.key_in = operator.itemgetter(*(self.names.index(name) for name in self.key_names or self.names))
         self.statements: dict[Any, Any] = {}
+        self._orders: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def _type_of_plain_keys(self) -> type | None:
         """Return the type, int or str, that a key has when it needs no conversion; None when each key may need one."""
         only = self.key_columns[0] if len(self.key_columns) == 1 else None
         return only.native[0] if only is not None and only.native in ((int,), (str,)) and not only.decode else None
+
+    def in_order(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return names of columns in the order of the columns."""
+        if len(names) < 2:
+            return names
+        ordered = self._orders.get(names)
+        if ordered is None:
+            ordered = self._orders[names] = tuple(name for name in self.names if name in names)
+        return ordered
 
     def is_moved_by(self, names: Iterable[str]) -> bool:
         """Tell whether a change of these columns is one of what a row refers to."""

@@ -7,24 +7,26 @@ import itertools
 import random
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import peewee
 
-from .change import Change
+from .cascading import SET_DEFAULT, SET_NULL, action
+from .change import Change, Groups
 from .commit_order import Edge, components
 from .mapper import Mapper
 
+K = TypeVar("K")
 Slot = tuple[Any, tuple[str, ...], tuple[Any, ...]]  # a model, the names of unique columns, and their values
 
 
 class Plan:
-    """What one flush writes.
+    """What one flush writes: new objects by their tables, and changes in groups.
 
     A new object with the key of a deleted one takes over its row: it is in `updates`, and in `switched`.
     """
 
-    def __init__(self, new: dict[Mapper, list[Any]], updates: list[Change], deletes: list[Change]) -> None:
+    def __init__(self, new: dict[Mapper, list[Any]], updates: Groups, deletes: Groups) -> None:
         self.new = new
         self.updates = updates
         self.deletes = deletes
@@ -41,12 +43,20 @@ class Plan:
             for instance in instances:
                 yield Change("insert", instance, mapper, mapper.names)
 
+    def updated(self) -> Iterator[Change]:
+        """Go through the changes of rows."""
+        return itertools.chain.from_iterable(self.updates.values())
+
+    def deleted(self) -> Iterator[Change]:
+        """Go through the deletions of rows."""
+        return itertools.chain.from_iterable(self.deletes.values())
+
     def operations(self) -> list[Change]:
         """Return all that is to be written."""
-        return [*self.inserts(), *self.updates, *self.deletes]
+        return [*self.inserts(), *self.updated(), *self.deleted()]
 
     def _switch_rows(self) -> None:
-        deleted = {(change.mapper.model, change.key): change for change in self.deletes}
+        deleted = {(change.mapper.model, change.key): change for change in self.deleted()}
         gone: set[int] = set()
         for insert in self.inserts():
             mapper = insert.mapper
@@ -54,14 +64,14 @@ class Plan:
             if former is not None:
                 given = insert.instance._given or ()
                 left = {*mapper.key_names, *({mapper.version} - set(given))}
-                names = [name for name in mapper.names if name not in left]
+                names = tuple(name for name in mapper.names if name not in left)
                 change = Change("update", insert.instance, mapper, names, former.key, row=former.instance)
                 self.switched.append(change)
-                self.updates.append(change)
+                self.updates.setdefault((mapper, names), []).append(change)
                 gone |= {id(former), id(insert.instance)}
-        self.deletes = [change for change in self.deletes if id(change) not in gone]
-        new = {mapper: [i for i in instances if id(i) not in gone] for mapper, instances in self.new.items()}
-        self.new = {mapper: instances for mapper, instances in new.items() if instances}
+        if gone:
+            self.deletes = _without(gone, self.deletes)
+            self.new = _without(gone, self.new)
 
 
 def groups_of_tables(mappers: Iterable[Mapper]) -> list[list[Mapper]]:
@@ -82,12 +92,19 @@ def is_free(group: Sequence[Mapper]) -> bool:
     return len(group) == 1 and all(field.rel_model is not group[0].model for field in group[0].foreign_keys)
 
 
+def leaves_freely(group: Sequence[Mapper]) -> bool:
+    """Tell whether rows of a group can be deleted in any order: what refers to one of them lets go of it by itself."""
+    inner = [field for field in group[0].foreign_keys if field.rel_model is group[0].model]
+    return len(group) == 1 and all(action(field) in (SET_NULL, SET_DEFAULT) for field in inner)
+
+
 def needs_order_of_rows(plan: Plan) -> bool:
     """Tell whether rows have to wait for each other beyond the order of their tables: inserts, updates, deletes."""
-    if any(not change.mapper.referred.isdisjoint(change.names) for change in plan.updates):
+    if any(not mapper.referred.isdisjoint(names) for mapper, names in plan.updates):
         return True
-    frees = bool(plan.deletes) or any(change.mapper.unique_names & set(change.names) for change in plan.updates)
-    return frees and any(_slots_taken(plan.operations()))
+    moves = any(not mapper.unique_names.isdisjoint(names) for mapper, names in plan.updates)
+    # Unique values have to be freed by some rows, and taken by others.
+    return (moves or bool(plan.deletes and plan.new)) and any(_slots_taken(plan.operations()))
 
 
 def edges_of(operations: Sequence[Change]) -> list[Edge[int]]:
@@ -220,6 +237,11 @@ def _maker(field: Any) -> Callable[[], Any] | None:
     if isinstance(field, peewee.DateField):
         return lambda: datetime.date.fromordinal(random.randrange(1, 2**19))
     return None
+
+
+def _without(gone: set[int], groups: dict[K, list[Any]]) -> dict[K, list[Any]]:
+    left = {key: [one for one in some if id(one) not in gone] for key, some in groups.items()}
+    return {key: some for key, some in left.items() if some}
 
 
 def by(key: Callable[[Any], Any], items: Iterable[Any]) -> dict[Any, list[Any]]:

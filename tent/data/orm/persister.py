@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,16 +13,33 @@ from peewee import qualify_names  # type: ignore[attr-defined]
 
 from .blame import blaming, in_parts
 from .cascading import Fallout, action, fell, foresee
-from .change import Change
+from .change import Change, Groups, grouped
 from .cursor import BufferedCursor
 from .engine import Engine
 from .errors import FlushError, StaleDataError
 from .identity import IdentityMap
-from .mapper import Column, Mapper, chunks, in_clause, where_equal
-from .statements import Insert, Update, halves, singles
+from .mapper import Column, Mapper, chunks, where_equal
+from .statements import Delete, Insert, Update, halves, singles
 from .tracking import MISSING, put
 
-Fill = tuple[Any, str, Any]
+_NONE = {type(None)}
+
+
+class Fill:
+    """What a flush has put into a column of objects, and what they had before."""
+
+    __slots__ = ("instances", "name", "new", "old")
+
+    def __init__(self, instances: Sequence[Any], name: str, values: Sequence[Any]) -> None:
+        self.instances = instances
+        self.name = name
+        self.old = [instance.__data__.get(name, MISSING) for instance in instances]
+        self.new = values
+
+    def undo(self) -> None:
+        """Give the objects back what they had."""
+        for instance, old in zip(self.instances, self.old):
+            put(instance.__data__, self.name, old)
 
 
 class Persister:
@@ -32,15 +51,16 @@ class Persister:
     def __init__(self, database: Engine, identity_map: IdentityMap) -> None:
         self.database = database
         self.identity_map = identity_map
-        self.filled: list[Fill] = []
+        self.filled: list[Fill] = []  # each of one table's objects, which are all new or all not
+        self.written: list[tuple[Column, Sequence[Any], Sequence[Any]]] = []  # what can change in place, and its text
         self.fallout: Fallout = {}
         self._inserted: set[Any] = set()  # the models of new rows
         self._postponed: frozenset[tuple[int, str]] = frozenset()
 
     def undo(self) -> None:
         """Take back what was filled into objects."""
-        for instance, name, old in reversed(self.filled):
-            put(instance.__data__, name, old)
+        for fill in reversed(self.filled):
+            fill.undo()
         self.filled.clear()
 
     # Inserting
@@ -51,20 +71,20 @@ class Persister:
         hidden = [(instance, name, instance.__data__.get(name)) for instance, name in foreign_keys]
         self._postponed = frozenset((id(instance), name) for instance, name, _ in hidden)
         for instance, name, _ in hidden:
-            self.fill(instance, name, None)
+            self.fill([instance], name, [None])
         yield
         self._postponed = frozenset()
         for instance, name, value in hidden:
-            self.fill(instance, name, value)
+            self.fill([instance], name, [value])
 
     def insert(self, mapper: Mapper, instances: Sequence[Any]) -> None:
         """Insert rows, which need none of each other, in a few statements for each set of columns."""
         self._inserted.add(mapper.model)
-        self._fill_foreign_keys(mapper, instances, [field.name for field in mapper.foreign_keys])
-        if mapper.generated is not None and len(instances) > 1:
+        for field in mapper.foreign_keys:
+            self._fill_foreign_key(field, instances)
+        if mapper.generated is not None and len(instances) > 1 and self.database.makes_keys:
             new = [instance for instance in instances if instance.__data__.get(mapper.generated) is None]
-            for instance, key in zip(new, self.database.new_keys(len(new))):
-                self.fill(instance, mapper.generated, key)
+            self.fill(new, mapper.generated, self.database.new_keys(len(new)))
         for names, group in _shapes(mapper, instances).items():
             for part in chunks(self.database, group, len(names)):
                 blaming(
@@ -75,8 +95,7 @@ class Persister:
                 )
 
     def _insert(self, mapper: Mapper, names: tuple[str, ...], instances: Sequence[Any]) -> None:
-        columns = [self._encode(mapper, name, instances) for name in names]
-        computed = [name for name, values in zip(names, columns) if _has_expression(values)]
+        columns, computed = self._encode(mapper, names, instances)
         if len(instances) > 1 and (computed or not names):
             in_parts(singles(instances), lambda part: self._insert(mapper, names, part))
             return
@@ -118,8 +137,8 @@ class Persister:
         innodb-auto-increment-handling.html). LAST_INSERT_ID() is the first of them.
         """
         if mapper.generated is not None and mapper.generated in returned:
-            for place, instance in enumerate(instances):
-                self.fill(instance, mapper.generated, cursor.lastrowid + place * self.database.auto_increment)
+            step = self.database.auto_increment
+            self.fill(instances, mapper.generated, [cursor.lastrowid + n * step for n in range(len(instances))])
         made = [name for name in returned if name != mapper.generated]
         for instance in instances if made else ():
             self._read(mapper, instance, made)
@@ -134,7 +153,7 @@ class Persister:
             )
         sql = f"SELECT {_list(mapper, names)} FROM {mapper.table} WHERE {mapper.where_key}"
         for name, value in zip(names, self.database.fetch(sql, mapper.key_params(key)).rows[0]):
-            self.fill(instance, name, mapper.by_name[name].decoded(value))
+            self.fill([instance], name, [mapper.by_name[name].decoded(value)])
 
     def _take(
         self, mapper: Mapper, instances: Sequence[Any], keys: list[str], returned: list[str], rows: Sequence[Any]
@@ -148,26 +167,26 @@ class Persister:
         # are in it; given keys are looked up.
         if mapper.generated is not None and mapper.generated in returned:
             place = returned.index(mapper.generated)
-            rows = sorted(rows, key=lambda row: row[place])
+            rows = sorted(rows, key=operator.itemgetter(place))
         elif len(rows) > 1:
             by_key = {mapper.identity(tuple(row[: len(keys)])): row for row in rows}
             rows = [by_key[mapper.identity(tuple(i.__data__[name] for name in keys))] for i in instances]
         for place, name in enumerate(returned, len(keys)):
-            decoded = mapper.by_name[name].decoded
-            for instance, row in zip(instances, rows):
-                self.fill(instance, name, decoded(row[place]))
+            values, column = [row[place] for row in rows], mapper.by_name[name]
+            self.fill(instances, name, values if column.reads_as_is else list(map(column.decoded, values)))
 
     # Updating
 
-    def update(self, changes: Sequence[Change]) -> None:
+    def update(self, groups: Groups) -> None:
         """Update rows, with one statement for each table and set of columns."""
-        for change in changes:
-            self._fill_foreign_keys(change.mapper, [change.instance], change.names)
-            if change.verb == "update":
-                self._count_version(change)
-        groups: dict[tuple[Mapper, tuple[str, ...]], list[Change]] = {}
-        for change in changes:
-            groups.setdefault((change.mapper, change.names), []).append(change)
+        for (mapper, names), changes in groups.items():
+            for field in mapper.foreign_keys:
+                for change in changes if field.name in names else ():
+                    self._fill_foreign_key(field, [change.instance])
+            if mapper.version is not None:
+                for change in changes:
+                    self._count_version(change)
+                groups = grouped(itertools.chain.from_iterable(groups.values()))
         for (mapper, names), group in groups.items():
             for part in chunks(self.database, group, 1, most=10_000):
                 blaming(
@@ -179,9 +198,8 @@ class Persister:
                 )
 
     def _update(self, mapper: Mapper, names: tuple[str, ...], changes: Sequence[Change]) -> None:
-        columns = [self._encode(mapper, name, [change.instance for change in changes]) for name in names]
-        computed = any(_has_expression(values) for values in columns)
-        columns += zip(*map(_where, changes))
+        columns, computed = self._encode(mapper, names, [change.instance for change in changes])
+        columns += _where(mapper, changes)
         if len(changes) > 1 and (computed or not self.database.fits(columns)):
             parts = singles(changes) if computed else halves(changes)
             in_parts(parts, lambda part: self._update(mapper, names, part))
@@ -202,25 +220,26 @@ class Persister:
         made = [name for name, value in zip(change.names, row) if isinstance(value, peewee.Node)]
         sql = f"UPDATE {mapper.table} SET {', '.join(assignments)} WHERE {where_equal(_found_by(mapper))}"
         if not self.database.returns_updated:
-            count = self.database.fetch(sql, [*params, *_where(change)]).rowcount
+            count = self.database.fetch(sql, [*params, *_row_of(_where(mapper, [change]))]).rowcount
             _check_count(mapper, [change], count, "update")
             self._read(mapper, change.instance, made)
             return
-        rows = self.database.fetch(sql + _returning(mapper, made), [*params, *_where(change)]).rows
+        sql += _returning(mapper, made)
+        rows = self.database.fetch(sql, [*params, *_row_of(_where(mapper, [change]))]).rows
         _check_count(mapper, [change], len(rows), "update")
         for name, value in zip(made, rows[0]):
-            self.fill(change.instance, name, mapper.by_name[name].decoded(value))
+            self.fill([change.instance], name, [mapper.by_name[name].decoded(value)])
 
     def _count_version(self, change: Change) -> None:
         version = change.mapper.version
-        if version is None:
+        if version is None or change.verb != "update":
             return
         if change.version is None:
             raise FlushError(f"{change.instance!r} has no version: {version!r} is None. Set it, or load it again.")
         if version not in change.names:
             change.names += (version,)
             following = change.mapper.by_name[version].field.following
-            self.fill(change.instance, version, following(change.version))
+            self.fill([change.instance], version, [following(change.version)])
 
     # Deleting
 
@@ -229,9 +248,8 @@ class Persister:
         if mapper.referred:
             rows = [dict(zip(mapper.referred, change.old(mapper.referred))) for change in changes]
             foresee(self.database, self.database.fetch, self._may_hold, mapper.model, rows, self.fallout)
-        changes = [change for change in changes if not fell(change, self.fallout)]
-        if not changes:
-            return
+        if self.fallout:
+            changes = [change for change in changes if not fell(change, self.fallout)]
         if not self.database.deletes_own_parents:
             self._part_from_themselves(mapper, changes)
         for part in chunks(self.database, changes, len(_found_by(mapper))):
@@ -257,12 +275,8 @@ class Persister:
         return model in self._inserted or self.identity_map.has(model)
 
     def _delete(self, mapper: Mapper, changes: Sequence[Change]) -> None:
-        sql = mapper.statement(
-            ("delete", len(changes)),
-            lambda: f"DELETE FROM {mapper.table} WHERE {in_clause(_found_by(mapper), len(changes))}",
-        )
-        params = [param for change in changes for param in _where(change)]
-        _check_count(mapper, changes, self.database.fetch(sql, params).rowcount, "delete")
+        delete = mapper.statement("delete", lambda: Delete(mapper.table, _found_by(mapper)))
+        _check_count(mapper, changes, self.database.delete_rows(delete, _where(mapper, changes)), "delete")
 
     def put(self, change: Change, name: str, value: Any) -> None:
         """Put a value into one column of a row, as a step on the way."""
@@ -281,36 +295,50 @@ class Persister:
 
     # What they share
 
-    def fill(self, instance: Any, name: str, value: Any) -> None:
-        """Put a value that the flush has made into an object."""
-        self.filled.append((instance, name, instance.__data__.get(name, MISSING)))
-        instance.__data__[name] = value
+    def fill(self, instances: Sequence[Any], name: str, values: Sequence[Any]) -> None:
+        """Put values that the flush has made into a column of objects."""
+        self.filled.append(Fill(instances, name, values))
+        for instance, value in zip(instances, values):
+            instance.__data__[name] = value
 
-    def _fill_foreign_keys(self, mapper: Mapper, instances: Sequence[Any], names: Iterable[str]) -> None:
-        for field in mapper.foreign_keys:
-            name, target = field.name, field.rel_field.name
-            if name not in names:
-                continue
-            for instance in instances:
-                related = instance.__rel__.get(name)
-                if related is not None and (id(instance), name) not in self._postponed:
-                    key = related.__data__.get(target)
-                    if key != instance.__data__.get(name):
-                        self.fill(instance, name, key)
+    def _fill_foreign_key(self, field: Any, instances: Sequence[Any]) -> None:
+        name, target = field.name, field.rel_field.name
+        waiting, keys = [], []
+        for instance in instances:
+            related = instance.__rel__.get(name) if instance.__rel__ else None
+            if related is not None and (id(instance), name) not in self._postponed:
+                key = related.__data__.get(target)
+                if key != instance.__data__.get(name):
+                    waiting.append(instance)
+                    keys.append(key)
+        if waiting:
+            self.fill(waiting, name, keys)
 
-    def _encode(self, mapper: Mapper, name: str, instances: Sequence[Any]) -> Sequence[Any]:
-        """Return the values of a column as the driver takes them.
+    def _encode(
+        self, mapper: Mapper, names: tuple[str, ...], instances: Sequence[Any]
+    ) -> tuple[list[Sequence[Any]], list[str]]:
+        """Return the values of columns as the driver takes them, and the names of those that have expressions.
 
         Where a value had a type that the column converts ("1" for an integer), the object gets what it became.
         """
-        column = mapper.by_name[name]
-        values = [instance.__data__.get(name) for instance in instances]
-        encoded = column.encoded(values)
-        if encoded is not values and column.type is not None:
-            for instance, value, converted in zip(instances, values, encoded):
-                if value is not None and type(value) not in column.type and not isinstance(value, peewee.Node):
-                    self.fill(instance, name, column.converted(value, converted))
-        return encoded
+        columns, computed = [], []
+        for name, values in zip(names, _columns(names, [instance.__data__ for instance in instances])):
+            column, kinds = mapper.by_name[name], set(map(type, values)) - _NONE
+            encoded = column.encoded(values, kinds)
+            columns.append(encoded)
+            if any(issubclass(kind, peewee.Node) and not issubclass(kind, peewee.Model) for kind in kinds):
+                computed.append(name)
+            if column.type is not None and not kinds.issubset(column.type):
+                self._convert(column, column.type, instances, values, encoded)
+            if name in mapper.mutable and not kinds.isdisjoint((dict, list, tuple)):
+                self.written.append((column, instances, encoded))
+        return columns, computed
+
+    def _convert(self, column: Column, types: tuple[type, ...], *lists: Sequence[Any]) -> None:
+        """Fill what a flush has made of values of other types into objects: lists of these, the values, the results."""
+        for instance, value, encoded in zip(*lists):
+            if value is not None and type(value) not in types and not isinstance(value, peewee.Node):
+                self.fill([instance], column.name, [column.converted(value, encoded)])
 
     def _values_with_expressions(
         self, mapper: Mapper, names: Sequence[str], row: Sequence[Any]
@@ -359,8 +387,15 @@ def _shapes(mapper: Mapper, instances: Sequence[Any]) -> dict[tuple[str, ...], l
     return shapes
 
 
-def _has_expression(values: Sequence[Any]) -> bool:
-    return any(isinstance(value, peewee.Node) for value in values)
+def _columns(names: tuple[str, ...], rows: Sequence[dict[str, Any]]) -> Sequence[Sequence[Any]]:
+    """Return the values of each column, of rows that are dicts; None where one has none."""
+    if not names:
+        return []
+    values = operator.itemgetter(*names)
+    try:
+        return list(zip(*map(values, rows))) if len(names) > 1 else [list(map(values, rows))]
+    except KeyError:
+        return [[row.get(name) for row in rows] for name in names]
 
 
 def _list(mapper: Mapper, names: Sequence[str]) -> str:
@@ -381,10 +416,21 @@ def _found_by(mapper: Mapper) -> list[Column]:
     return [*mapper.key_columns, mapper.by_name[mapper.version]] if mapper.version else mapper.key_columns
 
 
-def _where(change: Change) -> list[Any]:
-    params = change.mapper.key_params(change.key)
-    version = change.mapper.version
-    return [*params, change.mapper.by_name[version].encoded_one(change.version)] if version else params
+def _where(mapper: Mapper, changes: Sequence[Change]) -> list[Sequence[Any]]:
+    """Return the values, in columns, by which the rows of changes are found."""
+    if mapper.plain_key is not None:
+        columns: list[Sequence[Any]] = [[change.key for change in changes]]
+    else:
+        columns = list(zip(*[mapper.key_params(change.key) for change in changes]))
+    if mapper.version is not None:
+        version = mapper.by_name[mapper.version]
+        columns.append([version.encoded_one(change.version) for change in changes])
+    return columns
+
+
+def _row_of(columns: Sequence[Sequence[Any]]) -> list[Any]:
+    """Return the only row of columns."""
+    return [values[0] for values in columns]
 
 
 def _returning(mapper: Mapper, names: Sequence[str]) -> str:

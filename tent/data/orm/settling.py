@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .cascading import CASCADE, SET_DEFAULT, Fallout, action
-from .change import Change
+from .change import grouped
 from .history import Deleted, Inserted, Step, Updated
-from .mapper import Mapper
+from .mapper import Column, Mapper
 from .ordering import Plan
 from .peers import Peers
 from .persister import Fill, Persister
@@ -33,84 +34,90 @@ class Settlement:
         for change in plan.switched:
             plan.new.setdefault(change.mapper, []).append(change.instance)
         unit.note_flush(plan)
-        filled, former = self._sorted(plan, persister)
-        for change in [*plan.deletes, *plan.switched]:
-            self.deleted(change.row, change.mapper)
+        _part(persister.written)
+        filled, former = self._sorted(persister.filled)
+        for (mapper, _), changes in [*plan.deletes.items(), *grouped(plan.switched).items()]:
+            self.deleted(mapper, [change.row for change in changes])
         moved: dict[Any, dict[Any, Any]] = {}
-        for change in plan.updates:
-            if id(change) not in switched:
-                committed = change.instance._committed
-                values = former.get(id(change.instance), {})
-                values.update((name, committed[name]) for name in change.names if name in committed)
-                self.updated(change.instance, change.mapper, values)
-                _note_moves(moved, change, values)
+        for (mapper, names), changes in plan.updates.items():
+            changes = [change for change in changes if id(change) not in switched] if switched else changes
+            instances = [change.instance for change in changes]
+            formers = [_former(instance, names, former.get(id(instance))) for instance in instances]
+            self.updated(mapper, instances, formers)
+            _note_moves(moved, mapper, instances, formers)
         self._follow(moved)
         for mapper, instances in plan.new.items():
-            self.inserted(mapper, instances, filled.get(mapper, ()))
+            self.inserted(mapper, instances, filled.get(mapper.model, ()))
         self.fallout(persister.fallout)
         unit.settled()
 
-    def _sorted(self, plan: Plan, persister: Persister) -> tuple[dict[Mapper, list[Fill]], dict[int, dict[str, Any]]]:
-        """Return what was filled into new objects, by mapper, and what others had before, by `id`."""
-        new = {id(instance) for instances in plan.new.values() for instance in instances}
-        filled: dict[Mapper, list[Fill]] = {}
+    def _sorted(self, fills: Sequence[Fill]) -> tuple[dict[Any, list[Fill]], dict[int, dict[str, Any]]]:
+        """Return what was filled into new objects, by model, and what others had before, by `id`."""
+        filled: dict[Any, list[Fill]] = {}
         former: dict[int, dict[str, Any]] = {}
-        for instance, name, old in persister.filled:
-            if id(instance) in new:
-                filled.setdefault(self._unit.loader.mapper(type(instance)), []).append((instance, name, old))
+        for fill in fills:
+            if fill.instances[0]._committed is None:
+                filled.setdefault(type(fill.instances[0]), []).append(fill)
             else:
-                former.setdefault(id(instance), {}).setdefault(name, old)
+                for instance, old in zip(fill.instances, fill.old):
+                    former.setdefault(id(instance), {}).setdefault(fill.name, old)
         return filled, former
 
     def inserted(self, mapper: Mapper, instances: Sequence[Any], filled: Sequence[Fill]) -> None:
         """Note that objects have a row."""
         unit, step = self._unit, Inserted(mapper, instances, filled)
         self._log.append(step)
-        for instance in instances:
-            data, number = instance.__data__, id(instance)
-            if len(data) < len(mapper.names):
-                for name in mapper.names:
-                    data.setdefault(name)
-            _take_copies(data, mapper, mapper.mutable)
-            key = mapper.identity(mapper.key_of(data)) if mapper.key_names else None
+        epoch, known = unit.loader.epoch, unit.identity_map.rows(mapper.model)
+        step.keys = _keys(mapper, instances)
+        for instance, key in zip(instances, step.keys):
             if key is not None:
-                stale = unit.identity_map.find(mapper.model, key)
-                if stale is not None:  # SQLite gives the key of a last row that somebody deleted to the next one
-                    unit.expunge(stale)
-            step.keys.append(key)
-            if key is not None:
-                unit.identity_map.add(mapper.model, key, instance)
-            instance._committed, instance._given, instance._epoch = CLEAN, None, unit.loader.epoch
+                stale = known.get(key)
+                if stale is not None and (other := stale()) is not None:
+                    unit.expunge(other)  # SQLite gives the key of a last row that somebody deleted to the next one
+                known[key] = weakref.ref(instance)
+            instance._committed, instance._given, instance._epoch = CLEAN, None, epoch
             if instance._along is not None:
                 instance._along = None
-            del unit.new[number]
-            if unit.gone.pop(number, None) is not None:
-                step.gone.add(number)
-        if len(instances) > 1 and mapper.key_names:
+            del unit.new[id(instance)]
+        for instance in instances if unit.gone else ():
+            if unit.gone.pop(id(instance), None) is not None:
+                step.gone.add(id(instance))
+        for instance in instances if unit.identity_map.is_indexed(mapper.model) else ():
+            unit.identity_map.note(instance)
+        if mapper.key_names:
             Peers.of(instances)
 
-    def updated(self, instance: Any, mapper: Mapper, former: dict[str, Any]) -> None:
-        """Note that the row has an object's values now; `former` has those that it had before, of what changed."""
-        unit, step = self._unit, Updated(mapper, instance, former)
+    def updated(self, mapper: Mapper, instances: Sequence[Any], formers: Sequence[dict[str, Any]]) -> None:
+        """Note that rows have the values of their objects now, which had the former ones before, of what changed."""
+        unit, step = self._unit, Updated(mapper, instances, formers)
         self._log.append(step)
-        _take_copies(instance.__data__, mapper, [name for name in mapper.mutable if name in former])
-        if step.keys is not None:
-            unit.rekey(mapper, instance, *step.keys)
-        committed = instance._committed
-        instance._committed = {name: value for name, value in committed.items() if name not in former} or CLEAN
-        instance._epoch = unit.loader.epoch
-        unit.identity_map.note(instance)
+        for place, keys in step.moved.items():
+            unit.rekey(mapper, instances[place], *keys)
+        epoch, is_indexed = unit.loader.epoch, unit.identity_map.is_indexed(mapper.model)
+        for instance, former in zip(instances, formers):
+            committed = instance._committed
+            if committed is not former:
+                committed = {name: value for name, value in committed.items() if name not in former}
+            instance._committed = CLEAN if committed is former else committed or CLEAN
+            instance._epoch = epoch
+            if instance._committed is CLEAN:
+                unit.dirty.pop(id(instance), None)
+            if is_indexed:
+                unit.identity_map.note(instance)
 
-    def deleted(self, instance: Any, mapper: Mapper) -> None:
-        """Note that the row of an object is deleted."""
-        unit, step = self._unit, Deleted(mapper, instance, self._unit.identity_of(instance)[1])
+    def deleted(self, mapper: Mapper, instances: Sequence[Any]) -> None:
+        """Note that the rows of objects are deleted."""
+        unit = self._unit
+        step = Deleted(mapper, instances, [unit.identity_of(instance)[1] for instance in instances])
         self._log.append(step)
         unit.loader.note_moves(mapper.model)
-        unit.identity_map.discard(mapper.model, step.key, instance)
-        for books in (unit.dirty, unit.deleted):
-            books.pop(id(instance), None)
-        instance._committed = DELETED
-        unit.gone[id(instance)] = instance
+        for instance, key in zip(instances, step.keys):
+            number = id(instance)
+            unit.identity_map.discard(mapper.model, key, instance)
+            unit.dirty.pop(number, None)
+            unit.deleted.pop(number, None)
+            instance._committed = DELETED
+            unit.gone[number] = instance
 
     # What the database has done by itself
 
@@ -123,7 +130,7 @@ class Settlement:
                 key = child.__data__[field.name]
                 if field.name not in child._committed:
                     child.__data__[field.name] = keys[key]
-                    self.updated(child, mapper, {field.name: key})
+                    self.updated(mapper, [child], [{field.name: key}])
 
     def fallout(self, fallout: Fallout) -> None:
         """Note what became of the rows that referred to deleted ones."""
@@ -135,8 +142,7 @@ class Settlement:
                 self._parted(field, children)
                 unit.note_doubt()  # a row of which there is no object yet has its key no more
                 continue
-            for child in children:
-                self.deleted(child, unit.loader.mapper(field.model))
+            self.deleted(unit.loader.mapper(field.model), children)
 
     def _parted(self, field: Any, children: Sequence[Any]) -> None:
         """Note that a foreign key has become NULL, or its default, in the rows of objects."""
@@ -149,20 +155,47 @@ class Settlement:
             for child in children:
                 child.__data__[name] = None
                 child.__rel__.pop(name, None)
-        for child, key in zip(children, former):
-            self.updated(child, mapper, {name: key})
+        self.updated(mapper, children, [{name: key} for key in former])
 
 
-def _take_copies(data: dict[str, Any], mapper: Mapper, names: Iterable[str]) -> None:
+def _part(written: Iterable[tuple[Column, Sequence[Any], Sequence[Any]]]) -> None:
     """Part the values that were written from the dicts and lists that the program may go on changing."""
-    for name in names:
-        if type(data[name]) in (dict, list, tuple):
-            data[name] = {} if data[name] == {} else mapper.by_name[name].normal(data[name])
+    for column, instances, texts in written:
+        for instance, text in zip(instances, texts):
+            value = instance.__data__.get(column.name)
+            if type(value) in (dict, list, tuple):
+                instance.__data__[column.name] = column.converted(value, text)
 
 
-def _note_moves(moved: dict[Any, dict[Any, Any]], change: Change, former: Mapping[str, Any]) -> None:
-    """Note the keys, before and after, by which the database lets other rows follow an updated one."""
-    for field in change.mapper.model._meta.backrefs:
-        name = field.rel_field.name
-        if name in former and (field.on_update or "").upper() == "CASCADE":
-            moved.setdefault(field, {})[former[name]] = change.instance.__data__[name]
+def _former(instance: Any, names: Iterable[str], filled: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what an object had before a flush, in columns that it wrote, or filled."""
+    committed: dict[str, Any] = instance._committed
+    if not filled and committed.keys() == set(names):
+        return committed
+    return {**(filled or {}), **{name: committed[name] for name in names if name in committed}}
+
+
+def _keys(mapper: Mapper, instances: Sequence[Any]) -> list[Any]:
+    """Return the keys of objects, as the identity map has them, and complete what was not set of the other columns."""
+    rows = [instance.__data__ for instance in instances]
+    for data in rows:
+        if len(data) < len(mapper.names):
+            for name in mapper.names:
+                data.setdefault(name)
+    if mapper.plain_key is not None:
+        keys = [data[mapper.key_names[0]] for data in rows]
+        if set(map(type, keys)) == {mapper.plain_key}:
+            return keys
+    return [mapper.identity(mapper.key_of(data)) if mapper.key_names else None for data in rows]
+
+
+def _note_moves(
+    moved: dict[Any, dict[Any, Any]], mapper: Mapper, instances: Sequence[Any], formers: Sequence[Mapping[str, Any]]
+) -> None:
+    """Note the keys, before and after, by which the database lets other rows follow updated ones."""
+    for field in mapper.model._meta.backrefs:
+        if (field.on_update or "").upper() == "CASCADE":
+            name = field.rel_field.name
+            for instance, former in zip(instances, formers):
+                if name in former:
+                    moved.setdefault(field, {})[former[name]] = instance.__data__[name]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import functools
 import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,6 +13,7 @@ import peewee
 from playhouse.pool import PooledSqliteDatabase
 
 from .engine import Engine
+from .statements import Delete
 
 _OLDEST = (3, 35, 0)  # RETURNING
 
@@ -21,6 +25,13 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
     probe = "SELECT COUNT(*) FROM sqlite_master"
     most_parameters = 32_000  # the default limit is 32,766 (https://www.sqlite.org/limits.html)
     native_times = ()
+    # Those of sqlite3 are looked up for each value.
+    adapters = {
+        datetime.datetime: functools.partial(datetime.datetime.isoformat, sep=" "),
+        datetime.date: str,
+        datetime.time: str,
+        decimal.Decimal: str,
+    }
     adds_foreign_keys = False
     _pragmas: Any
 
@@ -58,6 +69,11 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
         One that only reads is DEFERRED: it locks nobody out.
         """
         self.execute_sql(f"BEGIN {lock_type or ('DEFERRED' if self.read_only else self._lock_type)}")
+
+    def delete_rows(self, delete: Delete, columns: Sequence[Sequence[Any]]) -> int:
+        # Four times as fast as a list of keys, which SQLite makes a table of.
+        rows = list(zip(*columns))
+        return self.fetch(delete.sql, rows[0]).rowcount if len(rows) == 1 else self.execute_many(delete.sql, rows)
 
     def has_transaction(self) -> bool:
         try:

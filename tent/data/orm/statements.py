@@ -71,6 +71,25 @@ class Update:
         return [f"{prefix}{column.sql} = v.c{n}" for n, column in enumerate(self.columns)]
 
 
+class Delete:
+    """A DELETE of rows that are found by values in some columns."""
+
+    def __init__(self, table: str, columns: Sequence[Marked]) -> None:
+        self._table, self._columns = table, columns
+        self.sql = f"DELETE FROM {table} WHERE {_equal(columns, ' AND ')}"
+
+    def of_rows(self, count: int) -> str:
+        """Return the DELETE of a number of rows."""
+        return self.sql if count == 1 else f"DELETE FROM {self._table} WHERE {found_among(self._columns, count)}"
+
+
+def found_among(columns: Sequence[Marked], count: int) -> str:
+    """Return the condition that a row has one of `count` keys of these columns, whose parameters follow each other."""
+    if len(columns) == 1:
+        return f"{columns[0].sql} IN ({', '.join([columns[0].placeholder] * count)})"
+    return " OR ".join([f"({_equal(columns, ' AND ')})"] * count)
+
+
 def halves(items: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
     """Return the two halves of a sequence."""
     middle = len(items) // 2

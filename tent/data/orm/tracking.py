@@ -64,6 +64,7 @@ class Unknown:
 
 
 # The types of which equal values can show differently: 0.0 and -0.0, and dicts and lists that have such in them
+_SHOWN_AS_THEY_ARE = frozenset((str, int, bool))  # equal ones are the same
 _SHOWN_APART = (float, decimal.Decimal, datetime.datetime, datetime.time, dict, list, tuple)
 IMMUTABLE = frozenset((str, int, float, bool, bytes, type(None), tuple, frozenset))
 
@@ -122,6 +123,8 @@ def is_same(old: Any, new: Any) -> bool:
     """
     if old is new:
         return True
+    if type(old) is type(new) and type(old) in _SHOWN_AS_THEY_ARE:
+        return bool(old == new)
     if isinstance(old, (bytes, bytearray)) and isinstance(new, (bytes, bytearray)):
         return old == new
     if _kind(old) is not _kind(new) or not bool(old == new):
@@ -145,17 +148,19 @@ def note_change(instance: Any, name: str, old: Any) -> None:
         instance._committed = committed = {}
         session = session_of(instance)
         if session is not None:
-            session._unit.register_dirty(instance)
-    committed[name] = Unknown(old) if is_in_doubt(instance) else old
+            session._unit.dirty[id(instance)] = instance
+    committed[name] = old if instance._reading is None or not instance._reading.is_undone else Unknown(old)
 
 
 def changed_names(instance: Any) -> list[str]:
     """Return the names of the attributes whose values differ from the committed ones. Runs no SQL."""
-    data, rel = instance.__data__, instance.__rel__
+    if not instance._committed:
+        return []
+    data, related = instance.__data__, instance.__rel__
     return [
         name
-        for name, old in (instance._committed or CLEAN).items()
-        if not is_same(old, data.get(name, MISSING)) or _awaits_key(rel.get(name), data.get(name))
+        for name, old in instance._committed.items()
+        if not is_same(old, data.get(name, MISSING)) or (related and _awaits_key(related.get(name), data.get(name)))
     ]
 
 
@@ -185,7 +190,7 @@ class Tracked(peewee.FieldAccessor):
             instance._given.add(name)
         elif name not in committed and committed is not DELETED:
             old = instance.__data__.get(name, MISSING)
-            if is_same(old, value) and not is_in_doubt(instance):
+            if is_same(old, value) and (instance._reading is None or not instance._reading.is_undone):
                 return
             note_change(instance, name, old)
         instance.__data__[name] = value

@@ -7,14 +7,16 @@ A flush goes one way: `plan` looks at the objects and changes nothing, `writing.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import operator
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import peewee
 
 from .cascading import affected
-from .change import Change
+from .change import Change, Groups
 from .engine import Engine
 from .errors import FlushError, InvalidRequestError
 from .history import Unseen, restore
@@ -42,7 +44,8 @@ class UnitOfWork:
         self.deleted: Books = {}  # marked; a flush deletes their rows
         self.gone: Books = {}  # their rows are deleted, in the open transaction
         self.journal: dict[int, tuple[Any, bool]] | None = None  # in a flush: what came or went, was it in
-        self.unsettled: set[Any] = set()  # models of which what is pending lets rows come, go or move
+        self.unsettled: set[Any] = set()  # models of which what is pending lets rows come or move
+        self.leaving: set[Any] = set()  # models of which rows are marked to be deleted
         self._writings = 0
         self.scopes: list[Any] = []  # the open transaction, and the savepoints in it
         self.answers: weakref.WeakSet[Answer] = weakref.WeakSet()  # what is known of relations
@@ -56,24 +59,29 @@ class UnitOfWork:
         waiting = list(instances)
         for one in waiting:  # it grows on the way
             if id(one) not in found:
-                self._refuse_owned_elsewhere(one)
+                if one._owner is not None:
+                    self._refuse_owned_elsewhere(one)
                 found[id(one)] = one
                 if one.__rel__:
                     waiting.extend(self._reachable(one, one.__rel__))
                 if one._along is not None:
                     waiting.extend(self._coming_along(one))
-        for one in found.values():
-            one._owner, one._committed, one._peers = self.owner, None, None
+        for number, one in found.items():
+            one._owner = self.owner
+            if one._committed is not None:
+                one._committed, one._peers = None, None
             if one._given is None:
                 one._given = set(one.__data__)
-            self.new[id(one)] = one
+            self.new[number] = one
             self.unsettled.add(type(one))
             self.register_key(one)
-        return list(found.values())
+        return waiting if len(waiting) == len(found) else list(found.values())
 
     def register_key(self, instance: Any) -> None:
         """Let `get` find a new object by the key that it was given."""
         mapper = self.loader.mapper(type(instance))
+        if mapper.generated is not None and instance.__data__.get(mapper.generated) is None:
+            return
         with contextlib.suppress(peewee.DataError):  # a key that the column can't hold: the flush tells
             key = mapper.key_given(instance.__data__)
             if key is not None:
@@ -103,28 +111,24 @@ class UnitOfWork:
             self.dirty[id(instance)] = instance
             self.register_moved(instance)
 
-    def register_dirty(self, instance: Any) -> None:
-        self.dirty[id(instance)] = instance
-
     def register_moved(self, instance: Any) -> None:
         """Note that a foreign key of an object was set."""
         self.unsettled.add(type(instance))
 
     def is_unsettled(self, model: Any) -> bool:
         """Return whether what is pending lets rows of a model come, go or move, but for those that are deleted."""
-        return model in self.unsettled
+        return model in self.unsettled or any(model in affected(other) for other in self.leaving)
 
     def register_deleted(self, instance: Any) -> None:
         self.deleted[id(instance)] = instance
-        self.unsettled |= affected(type(instance))
+        self.leaving.add(type(instance))
 
     def register_reachable(self) -> list[Any]:
         """Take in the transient objects that objects of the session refer to by now, and return them."""
         found = []
-        for instance in [*self.new.values(), *self.dirty.values()]:
-            names = instance.__rel__ if instance._committed is None else instance._committed
-            found += self._reachable(instance, names) if instance.__rel__ else []
-        return self.register_new(*found)
+        for instance in [one for books in (self.new, self.dirty) for one in books.values() if one.__rel__]:
+            found += self._reachable(instance, instance.__rel__ if instance._committed is None else instance._committed)
+        return self.register_new(*found) if found else []
 
     def _note_in_journal(self, instance: Any, was_in: bool) -> None:
         if self.journal is not None:
@@ -167,7 +171,7 @@ class UnitOfWork:
         """Let go of all objects, in a few steps however many there are."""
         for instance in self.new.values():
             instance._owner = None
-        for books in (self.new, self.dirty, self.deleted, self.gone, self.pending, self.unsettled):
+        for books in (self.new, self.dirty, self.deleted, self.gone, self.pending, self.unsettled, self.leaving):
             books.clear()
         self.forget_answers()
         self.owner.let_go()
@@ -213,6 +217,10 @@ class UnitOfWork:
     def identity_of(self, instance: Any) -> tuple[Mapper, Any]:
         """Return the mapper of an object, and the key that its row has."""
         mapper = self.loader.mapper(type(instance))
+        if mapper.plain_key is not None and mapper.key_names[0] not in (instance._committed or ()):
+            key = instance.__data__.get(mapper.key_names[0])
+            if type(key) is mapper.plain_key:
+                return mapper, key
         parts = tuple(committed_value(instance, name) for name in mapper.key_names)
         key = None if None in parts or not parts else mapper.identity(parts)
         if key is None:
@@ -233,35 +241,44 @@ class UnitOfWork:
     def plan(self) -> Plan:
         """Return what a flush has to write."""
         new: dict[Mapper, list[Any]] = {}
-        for instance in self.new.values():
-            new.setdefault(self.loader.mapper(type(instance)), []).append(instance)
-        updates = self._compute_updates()
-        deletes = [self._change("delete", instance) for instance in self.deleted.values()]
-        plan = Plan(new, updates, deletes)
+        for model, instances in itertools.groupby(self.new.values(), type):
+            new.setdefault(self.loader.mapper(model), []).extend(instances)
+        deletes: Groups = {}
+        for instance in self.deleted.values():
+            mapper, key = self.identity_of(instance)
+            deletes.setdefault((mapper, ()), []).append(Change("delete", instance, mapper, (), key))
+        plan = Plan(new, self._compute_updates(), deletes)
         self._refuse_collisions(plan)
         return plan
 
-    def _compute_updates(self) -> list[Change]:
-        dirty = [instance for number, instance in self.dirty.items() if number not in self.deleted]
-        changes = [self._change("update", instance, names) for instance in dirty if (names := changed_names(instance))]
-        with contextlib.suppress(TypeError):
-            # In the order of their keys, so that two sessions don't lock rows crosswise; where keys of several types
-            # have no order, in that of the changes.
-            changes.sort(key=lambda change: change.key)
-        return changes
-
-    def _change(self, verb: str, instance: Any, names: Sequence[str] = ()) -> Change:
-        mapper, key = self.identity_of(instance)
-        return Change(verb, instance, mapper, [name for name in mapper.names if name in names], key)
+    def _compute_updates(self) -> Groups:
+        groups: Groups = {}
+        for number, instance in self.dirty.items():
+            if number not in self.deleted:
+                changed = changed_names(instance)
+                if changed:
+                    mapper, key = self.identity_of(instance)
+                    names = mapper.in_order(tuple(changed))
+                    groups.setdefault((mapper, names), []).append(Change("update", instance, mapper, names, key))
+        for changes in groups.values():
+            with contextlib.suppress(TypeError):
+                # In the order of their keys, so that two sessions don't lock rows crosswise; where keys of several
+                # types have no order, in that of the changes.
+                changes.sort(key=operator.attrgetter("key"))
+        return dict(sorted(groups.items(), key=_table_and_names)) if len(groups) > 1 else groups
 
     def _refuse_collisions(self, plan: Plan) -> None:
         """Refuse a new object whose key another object of the session has: the database would, less clearly."""
-        leaving = {id(change.instance) for change in [*plan.updates, *plan.deletes]}
+        leaving: set[int] | None = None
         for mapper, instances in plan.new.items():
+            if mapper.generated is not None:
+                instances = [one for one in instances if one.__data__.get(mapper.generated) is not None]
+            if instances and leaving is None:
+                leaving = {id(change.instance) for change in [*plan.updated(), *plan.deleted()]}
             for instance in instances:
                 key = mapper.key_given(instance.__data__)
                 known = None if key is None else self.identity_map.find(mapper.model, key)
-                if known is not None and id(known) not in leaving:
+                if known is not None and leaving is not None and id(known) not in leaving:
                     raise FlushError(
                         f"{instance!r} is new and has the key of {known!r}, which is in the session and has a row. "
                         "Change that one, or use session.merge(obj)."
@@ -274,6 +291,7 @@ class UnitOfWork:
         self.tidy()
         self.pending.clear()
         self.unsettled.clear()
+        self.leaving.clear()
 
     def tidy(self) -> None:
         """Take those out of the dirty objects that have their committed values again."""
@@ -314,9 +332,9 @@ class UnitOfWork:
     def note_flush(self, plan: Plan) -> None:
         """Note that a flush has written rows."""
         self._writings += 1
-        moving = {change.mapper.model for change in plan.updates if change.mapper.is_moved_by(change.names)}
-        for model in {mapper.model for mapper in plan.new} | {c.mapper.model for c in plan.deletes} | moving:
-            self.loader.note_moves(model)
+        moving = {mapper for mapper, names in plan.updates if mapper.is_moved_by(names)}
+        for mapper in moving.union(plan.new, (mapper for mapper, _ in plan.deletes)):
+            self.loader.note_moves(mapper.model)
 
     def moment(self) -> tuple[Any, ...]:
         """Return what changes whenever something is written, or a transaction ends."""
@@ -353,3 +371,8 @@ class UnitOfWork:
         for answer in self.answers:
             answer.found.clear()
         self.answers.clear()
+
+
+def _table_and_names(group: tuple[tuple[Mapper, tuple[str, ...]], list[Change]]) -> tuple[str, tuple[str, ...]]:
+    (mapper, names), _ = group
+    return mapper.table, names

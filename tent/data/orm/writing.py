@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .change import Change
+from .change import Change, grouped
 from .commit_order import CycleError, Edge, levels
 from .errors import CircularDependencyError, FlushError
-from .ordering import Plan, ValuesOnTheWay, by, edges_of, groups_of_tables, is_free, needs_order_of_rows, path
+from .ordering import (
+    Plan,
+    ValuesOnTheWay,
+    by,
+    edges_of,
+    groups_of_tables,
+    is_free,
+    leaves_freely,
+    needs_order_of_rows,
+    path,
+)
 from .persister import Persister
 
 _SHOWN = 4  # rows of a cycle in a message
@@ -26,9 +36,9 @@ def write(plan: Plan, persister: Persister) -> None:
             _write_in_levels([change for change in plan.inserts() if change.mapper in group], persister)
     persister.update(plan.updates)
     # Deletions come last: until then, what refers to the rows may have been moved to others.
-    deletes = by(lambda change: change.mapper, plan.deletes)
+    deletes = {mapper: changes for (mapper, _), changes in plan.deletes.items()}
     for group in reversed(groups_of_tables(deletes)):
-        if is_free(group):
+        if leaves_freely(group):
             persister.delete(group[0], deletes[group[0]])
         else:
             _write_in_levels([change for mapper in group for change in deletes[mapper]], persister)
@@ -47,14 +57,14 @@ def _write_in_levels(changes: Sequence[Change], persister: Persister) -> None:
         for level in ordered:
             _write_level(persister, [operations[number] for number in level])
     extra = by(lambda item: id(item[0]), waiting)
-    persister.update([_second_update(operations[number], [n for _, n in items]) for number, items in extra.items()])
+    persister.update(grouped(_second_update(operations[number], [n for _, n in i]) for number, i in extra.items()))
 
 
 def _write_level(persister: Persister, changes: Sequence[Change]) -> None:
     by_verb = by(lambda change: change.verb, changes)
     for mapper, deletes in by(lambda change: change.mapper, by_verb.get("delete", ())).items():
         persister.delete(mapper, deletes)
-    persister.update(by_verb.get("update", ()))
+    persister.update(grouped(by_verb.get("update", ())))
     for mapper, inserts in by(lambda change: change.mapper, by_verb.get("insert", ())).items():
         persister.insert(mapper, [change.instance for change in inserts])
 
@@ -110,4 +120,4 @@ def _levels(operations: dict[int, Change], edges: Sequence[Edge[int]]) -> tuple[
 def _second_update(change: Change, names: Sequence[str]) -> Change:
     instance, mapper = change.instance, change.mapper
     verb = "link" if change.verb == "insert" else "update"
-    return Change(verb, instance, mapper, sorted(names), mapper.key_given(instance.__data__))
+    return Change(verb, instance, mapper, tuple(sorted(names)), mapper.key_given(instance.__data__))
