@@ -11,7 +11,7 @@ from .keys import ALIASES, DRIVERS, PORTS, nearest
 
 Checked = dict[str, Any]
 
-_SECRET = re.compile(r"pass|pwd|secret|token", re.IGNORECASE)
+_SECRET = r"(?i)pass|pwd|secret|token"
 MASK = "***"
 
 
@@ -65,14 +65,14 @@ def masked(config: Any) -> Any:
 def secrets(settings: Checked) -> list[str]:
     """Return the secrets of checked settings, none of which a message may show."""
     options = settings.get("options", {})
-    found = [settings.get("password"), *(value for key, value in options.items() if _SECRET.search(key))]
+    found = [settings.get("password"), *(value for key, value in options.items() if re.search(_SECRET, key))]
     return [str(value) for value in found if value]
 
 
 def _is_open(key: Any, config: Mapping[Any, Any]) -> bool:
     """Tell whether the value of a key can be shown: it is no secret, nor perhaps a misspelt one."""
     known = "driver" not in config or key == "driver" or any(key in keys for keys in DRIVERS.values())
-    return known and not _SECRET.search(str(key))
+    return known and not re.search(_SECRET, str(key))
 
 
 def _as_mapping(config: Any) -> Mapping[Any, Any]:
