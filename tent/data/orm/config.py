@@ -8,11 +8,10 @@ from typing import Any, NoReturn
 
 from .errors import DBConfigurationException, article
 from .keys import ALIASES, DRIVERS, PORTS, nearest
-from .url import masked_url, read_url
 
 Checked = dict[str, Any]
 
-_SECRET = re.compile(r"pass|pwd|secret|token", re.IGNORECASE)
+_SECRET = r"(?i)pass|pwd|secret|token"
 MASK = "***"
 
 
@@ -55,6 +54,8 @@ def read_config(config: Any) -> Checked:
 def masked(config: Any) -> Any:
     """Return a copy of a config that can be shown: passwords are replaced by `***`."""
     if isinstance(config, str):
+        from .url import masked_url  # imports urllib, which is slow, so only for a URL
+
         return masked_url(config)
     if isinstance(config, Mapping):
         return {key: masked(value) if _is_open(key, config) else MASK for key, value in config.items()}
@@ -64,18 +65,20 @@ def masked(config: Any) -> Any:
 def secrets(settings: Checked) -> list[str]:
     """Return the secrets of checked settings, none of which a message may show."""
     options = settings.get("options", {})
-    found = [settings.get("password"), *(value for key, value in options.items() if _SECRET.search(key))]
+    found = [settings.get("password"), *(value for key, value in options.items() if re.search(_SECRET, key))]
     return [str(value) for value in found if value]
 
 
 def _is_open(key: Any, config: Mapping[Any, Any]) -> bool:
     """Tell whether the value of a key can be shown: it is no secret, nor perhaps a misspelt one."""
     known = "driver" not in config or key == "driver" or any(key in keys for keys in DRIVERS.values())
-    return known and not _SECRET.search(str(key))
+    return known and not re.search(_SECRET, str(key))
 
 
 def _as_mapping(config: Any) -> Mapping[Any, Any]:
     if isinstance(config, str):
+        from .url import read_url  # as above
+
         try:
             return read_url(config)
         except ValueError as problem:

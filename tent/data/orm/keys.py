@@ -9,11 +9,12 @@ from typing import Any
 
 from .errors import article
 
-_HOST = re.compile(
+# Compiled when they are first used: to compile them takes longer than to import the room
+_HOST = (
     r"(?P<bare>[^\[\]]*:[^\[\]]*:[^\[\]]*)"  # an IPv6 address, which has colons of its own
     r"|(?:\[(?P<address>[^\[\]]+)\]|(?P<name>[^\[\]:]*))(?::(?P<port>.*))?"
 )
-_WORD = re.compile(r"-?[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z")
+_WORD = r"-?[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z"
 
 
 def nearest(word: Any, words: Iterable[str], cutoff: float = 0.6) -> str:
@@ -78,7 +79,7 @@ def _pragmas(value: Any) -> dict[str, Any]:
     for name, setting in value.items():
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"{name!r} is no name of a pragma.")
-        if not _is_number(setting) and not (isinstance(setting, str) and _WORD.match(setting)):
+        if not _is_number(setting) and not (isinstance(setting, str) and re.match(_WORD, setting)):
             raise ValueError(f"The pragma {name!r} must be a number or a word, not {_shown(setting)}.")
     return {name.lower(): int(setting) if isinstance(setting, bool) else setting for name, setting in value.items()}
 
@@ -118,7 +119,7 @@ def _hosts(name: str, has_sockets: bool = True) -> Callable[[Any], list[tuple[st
 
     def split(text: str) -> tuple[str, int | None]:
         text = text.strip()
-        found = _HOST.fullmatch(text)
+        found = re.fullmatch(_HOST, text)
         # What is no name is not shown: of a URL that is not well-formed it may be the password.
         if "@" in text:
             raise ValueError(f"{name!r} has an '@'. In a URL the '@' before the host is not written '%40'.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -77,6 +76,8 @@ def _events_of(target: Any, name: str) -> Mapping[str, tuple[str, ...]]:
             "none of them."
         )
     if name not in events:
+        import difflib  # slow to import, and only needed for a name that is refused
+
         near = difflib.get_close_matches(str(name), events, 1)
         raise ArgumentError(
             f"{target!r} has no event {name!r}{f' (did you mean {near[0]!r}?)' if near else ''}; it has "

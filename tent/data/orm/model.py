@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -74,9 +73,9 @@ def plural(noun: str) -> str:
     prefix = f"{start}_" if start else ""
     if last in _IRREGULAR:
         return prefix + _IRREGULAR[last]
-    if re.search(r"[^aeiou]y$", last):
+    if last.endswith("y") and last[-2:-1] not in ("", *"aeiou"):
         return f"{prefix}{last[:-1]}ies"
-    return prefix + last + ("es" if re.search(r"(s|x|z|ch|sh)$", last) else "s")
+    return prefix + last + ("es" if last.endswith(("s", "x", "z", "ch", "sh")) else "s")
 
 
 # The accessors whose __set__, on an object that has no row, does no more than put the value in __data__.

@@ -10,7 +10,7 @@ from typing import Any
 import peewee
 from playhouse.pool import MaxConnectionsExceeded, PooledDatabase
 
-_STRING = re.compile(r"'[^']*'")  # it may be a secret
+_STRING = r"'[^']*'"  # it may be a secret
 
 
 class Held:
@@ -29,7 +29,7 @@ class Held:
     def __str__(self) -> str:
         statement = getattr(self.user, "last_statement", None)
         return f"thread {self.thread.name!r} for {time.time() - self.checked_out:.1f} s" + (
-            f", whose last statement was {' '.join(_STRING.sub('…', statement).split())[:80]}" if statement else ""
+            f", whose last statement was {' '.join(re.sub(_STRING, '…', statement).split())[:80]}" if statement else ""
         )
 
 

@@ -6,21 +6,21 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+# What every query needs is compiled here, and the others when they are first used: to compile one takes as long as
+# to import a room
 _NO_CODE = re.compile(r"--[^\n]*|/\*.*?(?:\*/|$)|'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]", re.DOTALL)
 # On servers [ and ] are no quotes, but those of arrays; and PostgreSQL has E'it\'s' and $$it's$$
-_NO_SERVER_CODE = re.compile(
-    r"--[^\n]*|/\*.*?(?:\*/|$)|\bE'(?:[^'\\]|\\.|'')*'|'[^']*'|\"[^\"]*\"|`[^`]*`|"
-    r"(?<![\w$])\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$",
-    re.DOTALL | re.IGNORECASE,
+_NO_SERVER_CODE = (
+    r"(?is)--[^\n]*|/\*.*?(?:\*/|$)|\bE'(?:[^'\\]|\\.|'')*'|'[^']*'|\"[^\"]*\"|`[^`]*`|"
+    r"(?<![\w$])\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$"
 )
 _READS = re.compile(r"\s*(select|values|explain|pragma|with|show|describe|desc|table)\b", re.IGNORECASE)
 _CONTROLS = re.compile(r"\s*(begin|start|commit|end|abort|rollback|savepoint|release)\b", re.IGNORECASE)
-_COMMITS = re.compile(
-    r"\s*(alter|analyze|check|flush|grant|lock|optimize|rename|repair|revoke|truncate|unlock|"
-    r"(create|drop)(?!\s+(or\s+replace\s+)?temporary))\b",
-    re.IGNORECASE,
+_COMMITS = (
+    r"(?i)\s*(alter|analyze|check|flush|grant|lock|optimize|rename|repair|revoke|truncate|unlock|"
+    r"(create|drop)(?!\s+(or\s+replace\s+)?temporary))\b"
 )
-_WRITES = re.compile(r"\b(insert|update|delete|replace|merge)\b", re.IGNORECASE)
+_WRITES = r"(?i)\b(insert|update|delete|replace|merge)\b"
 _LOCKS = re.compile(r"\bfor\s+(no\s+key\s+)?update\b|\bfor\s+(key\s+)?share\b|\block\s+in\b", re.IGNORECASE)
 _NAMED = r"(?<![:\w]):([^\W\d]\w*)"  # and no cast, as in '1'::int
 
@@ -34,7 +34,7 @@ def only_reads(code: str) -> bool:
     """Tell whether a statement, without its strings, needs no transaction; one in doubt gets one."""
     first = _READS.match(code)
     return first is not None and (
-        first[1].lower() != "with" or not _WRITES.search(_LOCKS.sub(" ", code))
+        first[1].lower() != "with" or not re.search(_WRITES, _LOCKS.sub(" ", code))
     )  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def controls_transactions(code: str) -> bool:
 
 def commits_by_itself(code: str) -> bool:
     """Tell whether MariaDB and MySQL commit before and after a statement, which has no strings here."""
-    return _COMMITS.match(code) is not None
+    return re.match(_COMMITS, code) is not None
 
 
 def with_marks(sql: str, params: Sequence[Any] | Mapping[str, Any], mark: str) -> str:
@@ -61,7 +61,7 @@ def with_marks(sql: str, params: Sequence[Any] | Mapping[str, Any], mark: str) -
     """
     if mark != "%s":
         return sql
-    code = _NO_SERVER_CODE.sub(" ", sql)
+    code = re.sub(_NO_SERVER_CODE, " ", sql)
     if not params:
         return sql.replace("%", "%%")
     if isinstance(params, Mapping):
@@ -74,7 +74,7 @@ def with_marks(sql: str, params: Sequence[Any] | Mapping[str, Any], mark: str) -
     if not is_meant or re.search(r"%s|%\(", code):
         return sql
     parts, end = [], 0
-    for found in _NO_SERVER_CODE.finditer(sql):
+    for found in re.finditer(_NO_SERVER_CODE, sql):
         parts += [_marked(sql[end : found.start()], pattern, marked), found[0].replace("%", "%%")]
         end = found.end()
     return "".join([*parts, _marked(sql[end:], pattern, marked)])
