@@ -117,6 +117,10 @@ NEEDS = {
     "tent": Need("tent.data.dbm", ("tent-data", "peewee")),
     "peewee": Need("peewee", ("peewee",)),
     "sqlalchemy": Need("sqlalchemy.orm", ("sqlalchemy",)),
+    "django": Need("django.db.models", ("django",)),
+    "pony": Need("pony.orm", ("pony",), {"postgresql": "psycopg2", "mariadb": "pymysql"}),
+    "sqlobject": Need("sqlobject", ("sqlobject",), {"postgresql": "psycopg2", "mariadb": "pymysql"}),
+    "tortoise": Need("tortoise.models", ("tortoise-orm",), {"postgresql": "psycopg_pool", "mariadb": "asyncmy"}),
 }
 NAMES = tuple(NEEDS)
 

@@ -173,7 +173,7 @@ def _changed(kind: str, place: int) -> Any:
         "int": 3_000_000 + place,
         "bigint": 10**12 + place,
         "char": f"value {place}",
-        "text": f"Changed, {place} " * 4,
+        "text": f"Changed, {place};" * 4,
         "decimal": place % 1_000 + Decimal("0.12345678"),
         "json": {"a": place, "b": ["c", {"d": None}], "e": False},
     }[kind]
