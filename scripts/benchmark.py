@@ -22,9 +22,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks import peers, worker, workload
+from benchmarks import growth, peers, worker, workload
+from benchmarks.chart import chart
 from benchmarks.database import Database
-from benchmarks.report import EXTRA, Results, machine, versions
+from benchmarks.report import EXTRA, GROWTH, Results, machine, versions
 
 EXTRAS = [name for name in workload.TITLES if name not in workload.LETTERS]
 IMPORTS = 15  # processes for each import
@@ -69,9 +70,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--rounds", type=positive, default=3, help="of which the medians are taken (default: 3)")
     add("--url", action="append", type=server, help="a server, too; by default those of TENT_TEST_URLS")
     add("--json", type=Path, help="a file for all samples and what they were measured on")
+    add("--chart", type=Path, help="a file for a chart, an SVG")
+    add("--growth", nargs="*", choices=peers.GROWING, help="the time for a row of more and more rows, too (of tent)")
+    add("--growth-rows", nargs="+", type=positive, default=list(growth.SIZES), help="default: 1000 to 1000000")
     add("--quick", action="store_true", help="one round of 50 rows, to see that all works")
     add("--worker", action="store_true", help=argparse.SUPPRESS)  # does one job, which it reads as JSON
     arguments = parser.parse_args(argv)
+    arguments.growth = ["tent"] if arguments.growth == [] else arguments.growth or []
     if arguments.url is None:
         arguments.url = [server(url) for url in os.environ.get("TENT_TEST_URLS", "").split()]
     if arguments.quick:
@@ -146,6 +151,14 @@ def measure(database: Database, arguments: argparse.Namespace, results: Results)
                     problems.append(f"{name} on {database.kind}, {suite}: {done}")
                 else:
                     results.add(database.kind, suite, name, done)
+    for name in arguments.growth:
+        progress(f"{database.kind}, growth: {name}")
+        sizes = {"sizes": arguments.growth_rows, "peer": name, "database": fresh(database).as_dict()}
+        done = work({**sizes, "model": 1, "operations": [], "rows": 1})
+        if isinstance(done, str):
+            problems.append(f"{name} on {database.kind}, growth: {done}")
+        else:
+            results.add(database.kind, GROWTH, name, done)
     return problems
 
 
@@ -204,6 +217,8 @@ def measure_imports(arguments: argparse.Namespace, results: Results) -> None:
 
 
 def save(arguments: argparse.Namespace, results: Results, problems: Sequence[str]) -> None:
+    if arguments.chart:
+        arguments.chart.write_text(chart(results))
     if arguments.json:
         kinds = [database.kind for database in arguments.url]
         found = {

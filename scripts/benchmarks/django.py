@@ -159,6 +159,10 @@ class Peer:
                 journals[0].text = f"change {number}"
                 journals[0].save()
 
+    def stream(self, watch: Stopwatch) -> int:
+        with watch:
+            return sum(1 for _ in JOURNALS[1].objects.iterator(chunk_size=1_000))
+
     @contextlib.contextmanager
     def loaded(self) -> Iterator[Sequence[Any]]:
         yield self._all(1)

@@ -153,6 +153,12 @@ class Peer:
             with watch:
                 self._update(1, f"text = {self._mark}", [(f"change {number}", key)])
 
+    def stream(self, watch: Stopwatch) -> int:
+        with watch:
+            cursor = self.connection.cursor()
+            cursor.execute(self._select(1))
+            return sum(1 for _ in cursor)
+
     @contextlib.contextmanager
     def loaded(self) -> Iterator[Sequence[Any]]:
         yield self._rows(self._select(1))

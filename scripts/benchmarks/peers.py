@@ -78,6 +78,9 @@ class Peer(Protocol):
     def loaded(self) -> AbstractContextManager[Sequence[Any]]:
         """Load all objects of journal 1 into a list, and keep their session open."""
 
+    def stream(self, watch: Stopwatch) -> int:
+        """Read all objects of journal 1 one after the other, holding few at a time. Returns how many there were."""
+
 
 OPERATIONS = {
     "A": "insert_single",
@@ -123,6 +126,9 @@ NEEDS = {
     "tortoise": Need("tortoise.models", ("tortoise-orm",), {"postgresql": "psycopg_pool", "mariadb": "asyncmy"}),
 }
 NAMES = tuple(NEEDS)
+
+
+GROWING = ("driver", "tent", "peewee", "sqlalchemy", "django")  # those that can stream
 
 
 def missing(name: str, kinds: Sequence[str]) -> list[str]:

@@ -189,6 +189,10 @@ class Peer:
                 journals[0].text = f"change {number}"
                 journals[0].save()
 
+    def stream(self, watch: Stopwatch) -> int:
+        with watch:
+            return sum(1 for _ in JOURNALS[1].select().iterator())
+
     @contextlib.contextmanager
     def loaded(self) -> Iterator[Sequence[Any]]:
         yield self._all(1)

@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks import peers, workload
 
 EXTRA = "other"  # the name of the suite of what is not A to K
+GROWTH = "growth"  # and of the times for a row
 Samples = dict[str, list[float]]  # of an operation, by round
 
 
@@ -67,6 +68,9 @@ class Results:
                 yield "\n".join(self._table(database, suite))
 
     def _table(self, database: str, suite: str) -> Iterator[str]:
+        if suite == GROWTH:
+            yield from self._growth_table(database)
+            return
         columns = [name for name in self.names if name in self.samples[database][suite]]
         operations = [o for o in workload.TITLES if any(self.median(database, suite, c, o) for c in columns)]
         title = f"{database}, {suite}" + ("" if suite == EXTRA else f" ({workload.RATE})")
@@ -81,6 +85,12 @@ class Results:
         if suite != EXTRA:
             means = {c: self.mean(database, suite, c) for c in columns}
             yield _line("geometric mean", [*map(_shown, means.values()), *_ratios(means, True)[: len(ratios)]])
+
+    def _growth_table(self, database: str) -> Iterator[str]:
+        medians = self.medians(database, GROWTH)
+        yield _line(f"{database}, {GROWTH} (microseconds a row)", list(medians))
+        for operation in next(iter(medians.values())):
+            yield _line(operation, [_shown(found.get(operation)) for found in medians.values()])
 
 
 def _label(suite: str, operation: str) -> str:

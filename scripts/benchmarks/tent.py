@@ -176,6 +176,10 @@ class Peer:
                     journals[0].text = f"change {number}"
                     session.commit()
 
+    def stream(self, watch: Stopwatch) -> int:
+        with watch, dbm.open_session(self.engine) as session:
+            return sum(1 for _ in session.query(JOURNALS[1]).yield_per(1_000))
+
     @contextlib.contextmanager
     def loaded(self) -> Iterator[Sequence[Any]]:
         with self._loaded(1) as (_, journals):

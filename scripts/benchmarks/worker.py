@@ -9,7 +9,7 @@ import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks import checks, workload
+from benchmarks import checks, growth, workload
 from benchmarks.database import Database
 from benchmarks.peers import FIRST_KIND, OPERATIONS, open_peer
 from benchmarks.workload import LEVELS, Stopwatch
@@ -26,6 +26,8 @@ def work(job: Mapping[str, Any]) -> dict[str, float]:
     try:
         if database.kind == "sqlite":
             checks.check_pragmas(peer)
+        if job.get("sizes"):
+            return growth.grow(database, peer, job["sizes"])
         Run(database, peer, job, min(WARM_ROWS, job["rows"])).results()
         database.empty_tables()
         return Run(database, peer, job, job["rows"]).results()
