@@ -109,7 +109,7 @@ def databases(servers: Sequence[Database]) -> Iterator[Database]:
     with tempfile.TemporaryDirectory() as folder:
         yield Database.of_file(Path(folder) / "benchmark.db")
     for database in servers:
-        name = f"tent_benchmark_{os.getpid()}"
+        name = f"tent_test_benchmark_{os.getpid()}"  # the user of scripts/servers.sh may make those of the tests
         with created(database, name):
             yield database.named(name)
 

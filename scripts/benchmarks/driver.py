@@ -34,6 +34,7 @@ class Peer:
                 self.connection.commit()
                 if place == 0 and model == workload.RELATED:
                     parent = self._last_key(model)
+                    self.connection.commit()  # else what is read later is as old as this
 
     def insert_batch(self, model: int, rows: Sequence[Item], watch: Stopwatch) -> None:
         with watch:
@@ -118,7 +119,9 @@ class Peer:
     def first(self, names: Sequence[str], watch: Stopwatch) -> int:
         select = f"SELECT id, name, bio, joined FROM users WHERE name = {self._mark} LIMIT 1"
         with watch:
-            return sum(len(self._rows(select, (name,))) for name in names)
+            count = sum(len(self._rows(select, (name,))) for name in names)
+            self.connection.commit()
+        return count
 
     def graph(self, names: Sequence[str], watch: Stopwatch) -> None:
         """As a program would that gives the keys itself, and that nobody else writes beside."""
@@ -145,7 +148,9 @@ class Peer:
             f"JOIN users u ON u.id = p.user_id WHERE p.kind = {self._mark}"
         )
         with watch:
-            return [row[4] for row in self._rows(select, (FIRST_KIND,))]
+            names = [row[4] for row in self._rows(select, (FIRST_KIND,))]
+            self.connection.commit()
+        return names
 
     def one_change(self, commits: int, watch: Stopwatch) -> None:
         key = self.database.keys("journal1")[0]
@@ -157,11 +162,14 @@ class Peer:
         with watch:
             cursor = self.connection.cursor()
             cursor.execute(self._select(1))
-            return sum(1 for _ in cursor)
+            count = sum(1 for _ in cursor)
+            self.connection.commit()
+        return count
 
     @contextlib.contextmanager
     def loaded(self) -> Iterator[Sequence[Any]]:
         yield self._rows(self._select(1))
+        self.connection.commit()
 
     @property
     def _mark(self) -> str:

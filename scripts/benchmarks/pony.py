@@ -1,4 +1,8 @@
-"""Pony ORM. It has no way to insert in bulk."""
+"""Pony ORM. It has no way to insert in bulk.
+
+A session of Pony keeps the results of its queries, and gives them again when the same query comes with the same values:
+in D, G and H it asks the database only once for each level, not ten times as all others do.
+"""
 
 from __future__ import annotations
 
