@@ -1141,3 +1141,44 @@ def test_undoing_flag_modified_gives_the_value_back(session: Any) -> None:
     session.flag_modified(person, "name")
     session.rollback()
     assert person.name == "row"
+
+
+def test_a_column_that_was_not_loaded_is_not_after_a_delete_that_is_rolled_back(session: dbm.Session) -> None:
+    saved(session, name="Jo", tags=["a"])
+    session.expunge_all()
+    (person,) = session.execute(Person.select(Person.id, Person.name))
+    session.delete(person)
+    session.flush()
+    session.rollback()
+    assert person.name == "Jo"
+    with pytest.raises(dbm.UnloadedColumnError):
+        person.tags  # noqa: B018
+
+
+def test_of_objects_that_one_flush_updates_the_new_one_keeps_its_values_and_the_other_gets_its_own_back(
+    session: dbm.Session,
+) -> None:
+    old = saved(session, name="old")
+    new = Person(name="new")
+    session.add(new)
+    session.flush()
+    old.name, new.name = "old, changed", "new, changed"
+    session.flush()
+    session.rollback()
+    assert (old.name, session.state(old)) == ("old", "persistent")
+    assert (new.name, new.id, session.state(new)) == ("new, changed", None, "transient")
+
+
+def test_objects_that_one_flush_deletes_have_all_that_they_had_after_a_rollback(session: dbm.Session) -> None:
+    people = [saved(session, name=f"number {n}", tags=[n]) for n in range(3)]
+    people[1].name = "changed"
+    for person in people:
+        session.delete(person)
+    session.flush()
+    people[2].name = "set after the delete"
+    session.rollback()
+    assert [(person.name, person.tags, person in session) for person in people] == [
+        ("number 0", [0], True),
+        ("number 1", [1], True),
+        ("number 2", [2], True),
+    ]

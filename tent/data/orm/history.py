@@ -143,7 +143,8 @@ def _state(instance: Any, mutable: Sequence[str]) -> tuple[dict[str, Any], Mappi
     """Return the values, related objects and committed values that an object has."""
     data = instance.__data__.copy()
     for name in mutable:
-        data[name] = plain(data.get(name))
+        if name in data:
+            data[name] = plain(data[name])
     return data, dict(instance.__rel__) if instance.__rel__ else {}, instance._committed
 
 

@@ -116,7 +116,8 @@ class Column:
             return [self.encoded_one(value) for value in values]
         if kinds.issubset(self.unconverted):
             return _mapped(self.adapters.get(*kinds) if len(kinds) == 1 else None, values)
-        if self.native is None and not self.nulls[1] and not any(issubclass(kind, peewee.Node) for kind in kinds):
+        needs_care = self.native is not None or self.nulls[1] or self.is_naive
+        if not needs_care and not any(issubclass(kind, peewee.Node) for kind in kinds):
             with contextlib.suppress(ValueError, TypeError, ArithmeticError):  # else one by one, to name the value
                 return _mapped(self.encode, values)
         return [self.encoded_one(value) for value in values]

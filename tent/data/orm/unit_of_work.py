@@ -69,7 +69,9 @@ class UnitOfWork:
         for number, one in found.items():
             one._owner = self.owner
             if one._committed is not None:
-                one._committed, one._peers = None, None
+                one._committed = None
+            if one._peers is not None:
+                one._peers = None
             if one._given is None:
                 one._given = set(one.__data__)
             self.new[number] = one
