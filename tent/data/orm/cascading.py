@@ -7,8 +7,9 @@ from typing import Any
 
 from .cursor import BufferedCursor
 from .engine import Engine
-from .mapper import Mapper, chunks, in_clause, mapper_of
+from .mapper import Mapper, chunks, mapper_of
 from .peers import GROUP
+from .statements import found_among
 
 CASCADE, SET_NULL, SET_DEFAULT = "CASCADE", "SET NULL", "SET DEFAULT"
 
@@ -76,6 +77,6 @@ def _rows(database: Engine, run: Run, field: Any, values: Sequence[Any]) -> Iter
     columns = [mapper.by_name[name] for name in sorted(mapper.referred)]
     key = mapper.by_name[field.name]
     for part in chunks(database, values, 1, most=GROUP):
-        sql = f"SELECT {', '.join(c.sql for c in columns)} FROM {mapper.table} WHERE {in_clause([key], len(part))}"
+        sql = f"SELECT {', '.join(c.sql for c in columns)} FROM {mapper.table} WHERE {found_among([key], len(part))}"
         for row in run(sql, list(map(key.encoded_one, part))).rows:
             yield {column.name: column.decoded(value) for column, value in zip(columns, row)}

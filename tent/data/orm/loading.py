@@ -14,8 +14,9 @@ from .cursor import BufferedCursor
 from .engine import Engine
 from .errors import explain, shown
 from .identity import IdentityMap
-from .mapper import Mapper, chunks, in_clause, mapper_of
+from .mapper import Mapper, chunks, mapper_of
 from .peers import GROUP, Peers
+from .statements import found_among
 from .tracking import CLEAN, Owner, Reading
 
 Row = Sequence[Any]
@@ -149,7 +150,7 @@ class Loader:
         objects = []
         for part in chunks(self.engine, keys, len(mapper.key_columns), most=GROUP):
             params = [param for key in part for param in mapper.key_params(key)]
-            sql = f"{mapper.select} WHERE {in_clause(mapper.key_columns, len(part))}"
+            sql = f"{mapper.select} WHERE {found_among(mapper.key_columns, len(part))}"
             objects += self._read(mapper, sql, params, lambda: " by their keys")
         return objects
 
@@ -157,7 +158,7 @@ class Loader:
         """Return the objects of the rows that have one of these values in a column, read now in a few statements."""
         objects, column = [], mapper.by_name[name]
         for part in chunks(self.engine, values, 1, most=GROUP):
-            sql = f"{mapper.select} WHERE {in_clause([column], len(part))}"
+            sql = f"{mapper.select} WHERE {found_among([column], len(part))}"
             objects += self._read(mapper, sql, list(map(column.encoded_one, part)), lambda: f" by {name}")
         return objects
 

@@ -282,13 +282,6 @@ def where_equal(columns: Iterable[Column]) -> str:
     return " AND ".join(f"{column.sql} = {column.placeholder}" for column in columns)
 
 
-def in_clause(columns: Sequence[Column], count: int) -> str:
-    """Return the condition that a row has one of `count` keys of these columns, whose parameters follow each other."""
-    if len(columns) == 1:
-        return f"{columns[0].sql} IN ({', '.join([columns[0].placeholder] * count)})"
-    return " OR ".join([f"({where_equal(columns)})"] * count)
-
-
 def chunks(engine: Engine, items: Sequence[Any], width: int, most: int | None = None) -> Iterable[Sequence[Any]]:
     """Cut items into parts of at most `most`, or what the engine takes best in a statement that writes.
 

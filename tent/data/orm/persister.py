@@ -183,10 +183,10 @@ class Persister:
             for field in mapper.foreign_keys:
                 for change in changes if field.name in names else ():
                     self._fill_foreign_key(field, [change.instance])
-            if mapper.version is not None:
-                for change in changes:
-                    self._count_version(change)
-                groups = grouped(itertools.chain.from_iterable(groups.values()))
+            for change in changes if mapper.version is not None else ():
+                self._count_version(change)
+        if any(mapper.version is not None for mapper, _ in groups):
+            groups = grouped(itertools.chain.from_iterable(groups.values()))
         for (mapper, names), group in groups.items():
             for part in chunks(self.database, group, 1, most=10_000):
                 blaming(
