@@ -11,6 +11,8 @@ from .config import Checked, masked, read_config, secrets
 from .engine import Engine
 from .errors import DBConfigurationException
 from .keys import DRIVERS, nearest
+from .memory import MemoryEngine
+from .sqlite import SqliteEngine
 
 _EXTRAS = {"postgresql": "postgresql", "cockroachdb": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
 
@@ -67,9 +69,6 @@ def _make(settings: Checked) -> Engine:
     """Return the engine of checked settings. Its driver is imported now, when it is wanted."""
     driver = settings["driver"]
     if driver == "sqlite":
-        from .memory import MemoryEngine
-        from .sqlite import SqliteEngine
-
         memory = settings["path"] == ":memory:"
         pragmas = {"foreign_keys": 1, **({} if memory else {"journal_mode": "wal"}), **settings["pragmas"]}
         return (MemoryEngine if memory else SqliteEngine)(
