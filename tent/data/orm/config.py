@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from .errors import DBConfigurationException, article
 from .keys import ALIASES, DRIVERS, PORTS, nearest
+from .url import masked_url, read_url
 
 Checked = dict[str, Any]
 
@@ -54,8 +55,6 @@ def read_config(config: Any) -> Checked:
 def masked(config: Any) -> Any:
     """Return a copy of a config that can be shown: passwords are replaced by `***`."""
     if isinstance(config, str):
-        from .url import masked_url  # imports urllib, which is slow, so only for a URL
-
         return masked_url(config)
     if isinstance(config, Mapping):
         return {key: masked(value) if _is_open(key, config) else MASK for key, value in config.items()}
@@ -77,8 +76,6 @@ def _is_open(key: Any, config: Mapping[Any, Any]) -> bool:
 
 def _as_mapping(config: Any) -> Mapping[Any, Any]:
     if isinstance(config, str):
-        from .url import read_url  # as above
-
         try:
             return read_url(config)
         except ValueError as problem:
