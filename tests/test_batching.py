@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import sqlite3
 import threading
 import uuid
 from collections.abc import Callable
@@ -475,6 +476,21 @@ def test_deletes_go_in_chunks(session: Any, engine: Any, statements: Callable[[]
         session.commit()
     assert writes(ran) == ["DELETE"] * 3
     assert rows(engine, "SELECT id FROM people") == [(7,)]
+
+
+@pytest.mark.databases("sqlite")
+def test_values_of_many_rows_go_by_the_adapters_of_sqlite3_as_those_of_one_do(session: Any, engine: Any) -> None:
+    day, key = datetime.date(2020, 2, 1), (datetime.date, sqlite3.PrepareProtocol)
+    former = sqlite3.adapters[key]
+    sqlite3.register_adapter(datetime.date, lambda day: day.strftime("%d.%m.%Y"))
+    try:
+        session.add_all(Person(name="one of many", born=day) for _ in range(2))
+        session.flush()
+        session.add(Person(name="alone", born=day))
+        session.commit()
+    finally:
+        sqlite3.adapters[key] = former
+    assert rows(engine, "SELECT DISTINCT born FROM people") == [("01.02.2020",)]
 
 
 # SQL expressions as values

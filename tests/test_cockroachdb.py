@@ -95,6 +95,13 @@ def test_an_object_with_a_key_of_its_own_keeps_it(engine: Any) -> None:
 
 
 @on_postgresql
+def test_objects_that_all_have_keys_of_their_own_need_none(engine: Any) -> None:
+    with collected(engine) as ran, dbm.transaction(engine) as session:
+        session.add_all([Person(id=7, name="Joe"), Person(id=8, name="Ann")])
+    assert [sql.split(" ")[0] for sql in ran] == ["BEGIN", "INSERT", "COMMIT"]
+
+
+@on_postgresql
 def test_rows_that_refer_to_each_other_are_written(engine: Any) -> None:
     nodes = [Node(name="root")]
     for place in range(20):

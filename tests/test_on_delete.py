@@ -37,6 +37,13 @@ class Branch(Local):
     parent = peewee.ForeignKeyField("self", null=True, backref="twigs", on_delete="CASCADE")
 
 
+class Folder(Local):
+    """A tree that falls apart."""
+
+    name = peewee.CharField()
+    above = peewee.ForeignKeyField("self", null=True, on_delete="SET NULL")
+
+
 @pytest.fixture(autouse=True)
 def tables(engine: Any) -> None:
     dbm.install_tables(engine, models=blog.Model)
@@ -228,6 +235,21 @@ def test_a_rollback_gives_nulled_keys_back(session: Any, full: None) -> None:
     session.flush()
     session.rollback()
     assert all(post.editor is editor for post in posts)
+
+
+def test_rows_of_one_table_that_let_go_of_each_other_are_deleted_together(session: Any, statements: Statements) -> None:
+    root = Folder(name="root")
+    middle = [Folder(name=f"middle {n}", above=root) for n in range(20)]
+    leaves = [Folder(name=f"leaf {n}", above=folder) for n, folder in enumerate(middle)]
+    session.add_all(leaves)
+    session.commit()
+    for folder in (root, *middle):
+        session.delete(folder)
+    with statements() as ran:
+        session.commit()
+    assert [sql.split()[0] for sql in ran] == ["BEGIN", "DELETE", "COMMIT"]
+    assert {(folder.above, folder.above_id) for folder in leaves} == {(None, None)}
+    assert session.execute("SELECT COUNT(*), COUNT(above_id) FROM folders").all() == [(20, 0)]
 
 
 def test_a_key_that_refers_to_another_column_is_nulled_by_it(session: Any) -> None:

@@ -50,8 +50,6 @@ class Engine(Pool):
     probe: ClassVar[str] = "SELECT 1"
     batch: ClassVar[int] = 500  # rows in a statement that inserts or deletes
     most_parameters: ClassVar[int] = 32_000  # of a statement
-    makes_keys: ClassVar[bool] = False  # before the rows that get them
-    adapters: ClassVar[dict[type, Callable[[Any], Any]]] = {}  # what the driver does to values, where it is slow at it
     returns_inserted: ClassVar[bool] = True  # INSERT … RETURNING
     returns_updated: ClassVar[bool] = True  # UPDATE … RETURNING
     native_times: ClassVar[tuple[Any, ...]] = (peewee.DateTimeField, peewee.DateField, peewee.TimeField)  # not text
@@ -227,6 +225,11 @@ class Engine(Pool):
         """Tell whether the values of these columns fit into one statement."""
         return True
 
+    @staticmethod
+    def adapter(kind: type) -> Callable[[Any], Any] | None:
+        """Return what the driver does to values of a type, where it takes long to find that out for each of them."""
+        return None
+
     def array_type(self, field: Any) -> str | None:
         """Return the type of an array of a field's values, if they can go as one."""
         return None
@@ -236,8 +239,8 @@ class Engine(Pool):
         return True
 
     def new_keys(self, count: int) -> list[Any]:
-        """Return new generated keys, where they have to be known before the rows are inserted."""
-        raise NotImplementedError
+        """Return new generated keys, if they have to be known before the rows are inserted."""
+        return []
 
     def note_given_keys(self, table: str, column: str, highest: int) -> None:
         """Let the keys that are generated from now on be others than those that rows were inserted with."""

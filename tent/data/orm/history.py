@@ -14,6 +14,7 @@ import peewee
 
 from .mapper import Mapper
 from .mutable import plain
+from .persister import Fill
 from .tracking import CLEAN, DELETED, IMMUTABLE, MISSING, Reading, is_same, put, session_of
 
 Keeps = Callable[[Any], bool]
@@ -38,7 +39,7 @@ class Inserted(Step):
 
     inserted = True
 
-    def __init__(self, mapper: Mapper, instances: Sequence[Any], filled: Sequence[Any]) -> None:
+    def __init__(self, mapper: Mapper, instances: Sequence[Any], filled: Sequence[Fill]) -> None:
         super().__init__(mapper, instances)
         self.given = [instance._given for instance in instances]
         self.along = {id(instance): instance._along for instance in instances if instance._along}
@@ -108,15 +109,15 @@ class Deleted(Step):
     def __init__(self, mapper: Mapper, instances: Sequence[Any], keys: Sequence[Any]) -> None:
         super().__init__(mapper, instances)
         self.keys = keys
-        self.states = [_state(instance, mapper.mutable) for instance in instances]
+        self.contents = [_contents(instance, mapper.mutable) for instance in instances]
 
     def undo(self, unit: Any, keeps: Keeps) -> None:
-        for instance, key, state in reversed(list(zip(self.instances, self.keys, self.states))):
+        for instance, key, contents in reversed(list(zip(self.instances, self.keys, self.contents))):
             if instance._owner is unit.owner:
-                self._restore(unit, instance, key, state, keeps(instance))
+                self._restore(unit, instance, key, contents, keeps(instance))
 
-    def _restore(self, unit: Any, instance: Any, key: Any, state: Any, keep: bool) -> None:
-        data, related, committed = state
+    def _restore(self, unit: Any, instance: Any, key: Any, contents: Any, keep: bool) -> None:
+        data, related, committed = contents
         added_again = unit.new.pop(id(instance), None) is not None
         unit.gone.pop(id(instance), None)
         instance._committed, instance._given = committed, None
@@ -139,7 +140,7 @@ class Deleted(Step):
                 unit.revert(instance)
 
 
-def _state(instance: Any, mutable: Sequence[str]) -> tuple[dict[str, Any], Mapping[str, Any], Any]:
+def _contents(instance: Any, mutable: Sequence[str]) -> tuple[dict[str, Any], Mapping[str, Any], Any]:
     """Return the values, related objects and committed values that an object has."""
     data = instance.__data__.copy()
     for name in mutable:
@@ -238,8 +239,12 @@ def take_back(unit: Any, log: Sequence[Step], keep: bool = False) -> None:
         for instance in [instance for number, instance in unit.dirty.items() if number not in fresh]:
             unit.revert(instance)
         unit.deleted.clear()
+
+    def keeps(instance: Any) -> bool:
+        return keep or id(instance) in fresh
+
     for step in reversed(log):
-        step.undo(unit, lambda instance: keep or id(instance) in fresh)
+        step.undo(unit, keeps)
     if not keep:
         for number, instance in unit.new.items():
             if number in unit.gone:

@@ -9,6 +9,7 @@ from . import hooks
 from .engine import Engine
 from .errors import ArgumentError
 from .hooks import MODEL_EVENTS, SESSION_EVENTS, Listener, Listeners
+from .keys import nearest
 from .model import ModelRoot
 from .session import Session
 
@@ -76,11 +77,7 @@ def _events_of(target: Any, name: str) -> Mapping[str, tuple[str, ...]]:
             "none of them."
         )
     if name not in events:
-        import difflib  # slow to import, and only needed for a name that is refused
-
-        near = difflib.get_close_matches(str(name), events, 1)
         raise ArgumentError(
-            f"{target!r} has no event {name!r}{f' (did you mean {near[0]!r}?)' if near else ''}; it has "
-            f"{', '.join(map(repr, events))}."
+            f"{target!r} has no event {name!r}{nearest(name, events)}; it has {', '.join(map(repr, events))}."
         )
     return events

@@ -49,24 +49,6 @@ _TYPES: dict[Any, tuple[type, ...]] = {
 }
 
 
-def _keeps_decimals(field: Any) -> bool:
-    """Tell whether a field writes a Decimal as it is."""
-    return (
-        isinstance(field, peewee.DecimalField)
-        and type(field).db_value is peewee.DecimalField.db_value
-        and not field.auto_round
-    )
-
-
-def _mapped(convert: Convert | None, values: Sequence[Any]) -> Sequence[Any]:
-    """Return converted values; None stays None."""
-    if convert is None:
-        return values
-    if None in values:
-        return [None if value is None else convert(value) for value in values]
-    return list(map(convert, values))
-
-
 def _type_in_rows(kind: Any) -> tuple[type, ...] | None:
     """Return the types of the values of a class of fields, which may be another's that converts them."""
     for base, types in _TYPES.items():
@@ -79,8 +61,8 @@ class Column:
     """A field on an engine: how its values go into a statement, and come out of a row."""
 
     __slots__ = (
-        "adapters", "array", "decode", "encode", "field", "has_default", "is_naive",
-        "name", "native", "nulls", "placeholder", "reads_as_is", "sql", "type", "unconverted",
+        "adapter", "array", "decode", "encode", "field", "has_default", "is_naive",
+        "name", "native", "nulls", "placeholder", "sql", "type",
     )  # fmt: skip
 
     def __init__(self, field: Any, engine: Engine) -> None:
@@ -93,13 +75,11 @@ class Column:
         self.field = field
         self.sql = quoted(engine, field.column_name)
         self.native = None if own_db_value else _NATIVE.get(adapt)
-        self.unconverted = (decimal.Decimal,) if _keeps_decimals(base) else self.native or ()
         self.type = self.native or _type_in_rows(kind)
         self.placeholder, self.encode = _writer(field, base, engine)
         self.array = engine.array_type(base) if type(field).ddl_datatype is kind.ddl_datatype else None
         self.decode = None if not own_python_value and adapt in _READ_AS_IS else _reader(base, engine)
-        self.adapters = engine.adapters
-        self.reads_as_is = self.decode is None and not isinstance(base, peewee.BlobField)
+        self.adapter = engine.adapter
         # A server would take the zone off a time.
         self.is_naive = bool(engine.native_times) and field.field_type in ("DATETIME", "TIME")
         self.nulls = _is_users(kind.python_value), _is_users(kind.db_value)
@@ -109,17 +89,18 @@ class Column:
         )
 
     def encoded(self, values: Sequence[Any], kinds: set[type]) -> Sequence[Any]:
-        """Return values, which are of these types or None, as the driver takes them."""
-        if not kinds and not self.nulls[1]:
+        """Return values, which are of these types, as the driver takes them."""
+        others = kinds - {type(None)}
+        if not others and not self.nulls[1]:
             return values
         if self.is_naive and any(getattr(value, "tzinfo", None) for value in values):
             return [self.encoded_one(value) for value in values]
-        if kinds.issubset(self.unconverted):
-            return _mapped(self.adapters.get(*kinds) if len(kinds) == 1 else None, values)
+        if self.native is not None and others.issubset(self.native):
+            return _mapped(self.adapter(*others) if len(others) == 1 else None, values, others != kinds)
         needs_care = self.native is not None or self.nulls[1] or self.is_naive
-        if not needs_care and not any(issubclass(kind, peewee.Node) for kind in kinds):
+        if not needs_care and not any(issubclass(kind, peewee.Node) for kind in others):
             with contextlib.suppress(ValueError, TypeError, ArithmeticError):  # else one by one, to name the value
-                return _mapped(self.encode, values)
+                return _mapped(self.encode, values, others != kinds)
         return [self.encoded_one(value) for value in values]
 
     def encoded_one(self, value: Any) -> Any:
@@ -289,6 +270,15 @@ def chunks(engine: Engine, items: Sequence[Any], width: int, most: int | None = 
     """
     size = max(1, min(most or engine.batch, engine.most_parameters // max(1, width)))
     return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _mapped(convert: Convert | None, values: Sequence[Any], has_nulls: bool) -> Sequence[Any]:
+    """Return converted values; None stays None."""
+    if convert is None:
+        return values
+    if has_nulls:
+        return [None if value is None else convert(value) for value in values]
+    return list(map(convert, values))
 
 
 def _is_users(method: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import random
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -220,8 +221,6 @@ class ValuesOnTheWay:
 
 def _maker(field: Any) -> Callable[[], Any] | None:
     """Return the function that makes values for a column, which no other row is likely to have."""
-    import random  # slow to import, and only needed for rows that swap their values
-
     if isinstance(field, peewee.UUIDField):
         return uuid.uuid4
     if isinstance(field, (peewee.CharField, peewee.TextField)):

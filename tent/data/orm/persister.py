@@ -22,8 +22,6 @@ from .mapper import Column, Mapper, chunks, where_equal
 from .statements import Delete, Insert, Update, halves, singles
 from .tracking import MISSING, put
 
-_NONE = {type(None)}
-
 
 class Fill:
     """What a flush has put into a column of objects, and what they had before."""
@@ -82,9 +80,11 @@ class Persister:
         self._inserted.add(mapper.model)
         for field in mapper.foreign_keys:
             self._fill_foreign_key(field, instances)
-        if mapper.generated is not None and len(instances) > 1 and self.database.makes_keys:
+        if mapper.generated is not None and len(instances) > 1:
             new = [instance for instance in instances if instance.__data__.get(mapper.generated) is None]
-            self.fill(new, mapper.generated, self.database.new_keys(len(new)))
+            keys = self.database.new_keys(len(new)) if new else []
+            if keys:
+                self.fill(new, mapper.generated, keys)
         for names, group in _shapes(mapper, instances).items():
             for part in chunks(self.database, group, len(names)):
                 blaming(
@@ -172,8 +172,8 @@ class Persister:
             by_key = {mapper.identity(tuple(row[: len(keys)])): row for row in rows}
             rows = [by_key[mapper.identity(tuple(i.__data__[name] for name in keys))] for i in instances]
         for place, name in enumerate(returned, len(keys)):
-            values, column = [row[place] for row in rows], mapper.by_name[name]
-            self.fill(instances, name, values if column.reads_as_is else list(map(column.decoded, values)))
+            values = [row[place] for row in rows]
+            self.fill(instances, name, list(map(mapper.by_name[name].decoded, values)))
 
     # Updating
 
@@ -323,12 +323,12 @@ class Persister:
         """
         columns, computed = [], []
         for name, values in zip(names, _columns(names, [instance.__data__ for instance in instances])):
-            column, kinds = mapper.by_name[name], set(map(type, values)) - _NONE
+            column, kinds = mapper.by_name[name], set(map(type, values))
             encoded = column.encoded(values, kinds)
             columns.append(encoded)
             if any(issubclass(kind, peewee.Node) and not issubclass(kind, peewee.Model) for kind in kinds):
                 computed.append(name)
-            if column.type is not None and not kinds.issubset(column.type):
+            if column.type is not None and not kinds.issubset((*column.type, type(None))):
                 self._convert(column, column.type, instances, values, encoded)
             if name in mapper.mutable and not kinds.isdisjoint((dict, list, tuple)):
                 self.written.append((column, instances, encoded))

@@ -213,8 +213,6 @@ class CockroachEngine(PostgresqlEngine, PooledCockroachDatabase):  # type: ignor
         # locks (before 26.3). Each statement is a transaction of its own then, which the cluster itself repeats.
         yield
 
-    makes_keys = True
-
     def new_keys(self, count: int) -> list[Any]:
         # unique_rowid() gives unique numbers, and promises no order for the rows of one statement.
         return [key for (key,) in self.fetch("SELECT unique_rowid() FROM generate_series(1, %s)", (count,)).rows]

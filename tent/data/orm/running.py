@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 import threading
 import time
@@ -85,8 +86,6 @@ def run_transaction(
                 attempts, gives_up, longest = attempts - 1, None, _LONGEST_PAUSE
                 if attempts == 0:
                     raise
-        import random  # slow to import, and only needed for work that is repeated
-
         # Two that wait for each other must not meet again: hence the chance in it.
         time.sleep(min(pause, longest) * (0.5 + random.random()))
         pause = min(2 * pause, _LONGEST_PAUSE)

@@ -190,7 +190,7 @@ class Session:
             raise ArgumentError(f"{type(instance).__name__} has no column {name!r}.")
         if instance._committed is not None and instance._committed is not DELETED:
             instance._committed = {**instance._committed, name: Unknown(committed_value(instance, name))}
-            self._unit.dirty[id(instance)] = instance
+            self._unit.register_dirty(instance)
 
     @property
     def new(self) -> list[Any]:

@@ -66,6 +66,7 @@ class Settlement:
     def inserted(self, mapper: Mapper, instances: Sequence[Any], filled: Sequence[Fill]) -> None:
         """Note that objects have a row."""
         unit, step = self._unit, Inserted(mapper, instances, filled)
+        step.gone = unit.gone.keys() & set(map(id, instances)) if unit.gone else set()
         self._log.append(step)
         epoch, known = unit.loader.epoch, unit.identity_map.rows(mapper.model)
         step.keys = _keys(mapper, instances)
@@ -79,9 +80,8 @@ class Settlement:
             if instance._along is not None:
                 instance._along = None
             del unit.new[id(instance)]
-        for instance in instances if unit.gone else ():
-            if unit.gone.pop(id(instance), None) is not None:
-                step.gone.add(id(instance))
+        for number in step.gone:
+            del unit.gone[number]
         for instance in instances if unit.identity_map.is_indexed(mapper.model) else ():
             unit.identity_map.note(instance)
         if mapper.key_names:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
-import decimal
-import functools
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import peewee
@@ -16,6 +13,7 @@ from .engine import Engine
 from .statements import Delete
 
 _OLDEST = (3, 35, 0)  # RETURNING
+_BASIC = (int, float, str, bytearray)
 
 
 class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no type hints
@@ -25,13 +23,6 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
     probe = "SELECT COUNT(*) FROM sqlite_master"
     most_parameters = 32_000  # the default limit is 32,766 (https://www.sqlite.org/limits.html)
     native_times = ()
-    # Those of sqlite3 are looked up for each value.
-    adapters = {
-        datetime.datetime: functools.partial(datetime.datetime.isoformat, sep=" "),
-        datetime.date: str,
-        datetime.time: str,
-        decimal.Decimal: str,
-    }
     adds_foreign_keys = False
     _pragmas: Any
 
@@ -69,6 +60,11 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
         One that only reads is DEFERRED: it locks nobody out.
         """
         self.execute_sql(f"BEGIN {lock_type or ('DEFERRED' if self.read_only else self._lock_type)}")
+
+    @staticmethod
+    def adapter(kind: type) -> Callable[[Any], Any] | None:
+        # Peewee's, or a program's own; sqlite3 asks for none for these (https://docs.python.org/3/library/sqlite3.html).
+        return None if kind in _BASIC else sqlite3.adapters.get((kind, sqlite3.PrepareProtocol))
 
     def delete_rows(self, delete: Delete, columns: Sequence[Sequence[Any]]) -> int:
         # Four times as fast as a list of keys, which SQLite makes a table of.

@@ -63,8 +63,8 @@ class Unknown:
         return type(self), (self.value,)
 
 
+_ALIKE = frozenset((str, int, bool))  # the types of which equal values are the same
 # The types of which equal values can show differently: 0.0 and -0.0, and dicts and lists that have such in them
-_SHOWN_AS_THEY_ARE = frozenset((str, int, bool))  # equal ones are the same
 _SHOWN_APART = (float, decimal.Decimal, datetime.datetime, datetime.time, dict, list, tuple)
 IMMUTABLE = frozenset((str, int, float, bool, bytes, type(None), tuple, frozenset))
 
@@ -123,7 +123,7 @@ def is_same(old: Any, new: Any) -> bool:
     """
     if old is new:
         return True
-    if type(old) is type(new) and type(old) in _SHOWN_AS_THEY_ARE:
+    if type(old) is type(new) and type(old) in _ALIKE:
         return bool(old == new)
     if isinstance(old, (bytes, bytearray)) and isinstance(new, (bytes, bytearray)):
         return old == new
@@ -148,8 +148,8 @@ def note_change(instance: Any, name: str, old: Any) -> None:
         instance._committed = committed = {}
         session = session_of(instance)
         if session is not None:
-            session._unit.dirty[id(instance)] = instance
-    committed[name] = old if instance._reading is None or not instance._reading.is_undone else Unknown(old)
+            session._unit.register_dirty(instance)
+    committed[name] = Unknown(old) if is_in_doubt(instance) else old
 
 
 def changed_names(instance: Any) -> list[str]:
@@ -190,7 +190,7 @@ class Tracked(peewee.FieldAccessor):
             instance._given.add(name)
         elif name not in committed and committed is not DELETED:
             old = instance.__data__.get(name, MISSING)
-            if is_same(old, value) and (instance._reading is None or not instance._reading.is_undone):
+            if is_same(old, value) and not is_in_doubt(instance):
                 return
             note_change(instance, name, old)
         instance.__data__[name] = value

@@ -77,7 +77,7 @@ class UnitOfWork:
             self.new[number] = one
             self.unsettled.add(type(one))
             self.register_key(one)
-        return waiting if len(waiting) == len(found) else list(found.values())
+        return list(found.values())
 
     def register_key(self, instance: Any) -> None:
         """Let `get` find a new object by the key that it was given."""
@@ -112,6 +112,9 @@ class UnitOfWork:
         if instance._committed:
             self.dirty[id(instance)] = instance
             self.register_moved(instance)
+
+    def register_dirty(self, instance: Any) -> None:
+        self.dirty[id(instance)] = instance
 
     def register_moved(self, instance: Any) -> None:
         """Note that a foreign key of an object was set."""
@@ -271,20 +274,21 @@ class UnitOfWork:
 
     def _refuse_collisions(self, plan: Plan) -> None:
         """Refuse a new object whose key another object of the session has: the database would, less clearly."""
-        leaving: set[int] | None = None
+        taken = []
         for mapper, instances in plan.new.items():
-            if mapper.generated is not None:
-                instances = [one for one in instances if one.__data__.get(mapper.generated) is not None]
-            if instances and leaving is None:
-                leaving = {id(change.instance) for change in [*plan.updated(), *plan.deleted()]}
             for instance in instances:
-                key = mapper.key_given(instance.__data__)
-                known = None if key is None else self.identity_map.find(mapper.model, key)
-                if known is not None and leaving is not None and id(known) not in leaving:
-                    raise FlushError(
-                        f"{instance!r} is new and has the key of {known!r}, which is in the session and has a row. "
-                        "Change that one, or use session.merge(obj)."
-                    )
+                if mapper.generated is None or instance.__data__.get(mapper.generated) is not None:
+                    key = mapper.key_given(instance.__data__)
+                    known = None if key is None else self.identity_map.find(mapper.model, key)
+                    if known is not None:
+                        taken.append((instance, known))
+        leaving = {id(change.instance) for change in [*plan.updated(), *plan.deleted()]} if taken else set()
+        for instance, known in taken:
+            if id(known) not in leaving:
+                raise FlushError(
+                    f"{instance!r} is new and has the key of {known!r}, which is in the session and has a row. "
+                    "Change that one, or use session.merge(obj)."
+                )
 
     # Keeping in agreement
 
