@@ -37,7 +37,10 @@ class Peer(Protocol):
         """C: insert objects by the library's way for many."""
 
     def filter_large(self, model: int, levels: Sequence[int], watch: Stopwatch) -> tuple[int, Sequence[Any]]:
-        """D: for each level, the list of its objects. Returns how many there were in all, and the last list."""
+        """D: for each level, the list of its objects. Returns how many there were in all, and the last list.
+
+        It is called for each round: what a session or a cache has kept of the round before is not there any more.
+        """
 
     def filter_small(self, model: int, pages: Sequence[tuple[int, int]], watch: Stopwatch) -> tuple[int, Sequence[Any]]:
         """E: for each level and offset, the list of the objects on that page. Returns as `filter_large`."""

@@ -1,7 +1,8 @@
 """Pony ORM. It has no way to insert in bulk.
 
-A session of Pony keeps the results of its queries, and gives them again when the same query comes with the same values:
-in D, G and H it asks the database only once for each level, not ten times as all others do.
+A session of Pony keeps the results of its queries, and gives them again when the same query comes with the same values.
+Each round of D, G and H is in a session of its own, so none is answered so; a page of E and a name of `first` that come
+again are.
 """
 
 from __future__ import annotations

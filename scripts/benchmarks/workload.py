@@ -2,6 +2,11 @@
 
 The operations A to K, and the three models they run on, are those of the benchmark that Tortoise ORM publishes
 (tortoise/orm-benchmarks). The others are of things that a session is made for, or that it could be bad at.
+
+D, G and H ask for the rows of each level ten times, each time in a session of its own where a library has sessions:
+one that keeps the results of its queries, as Pony's does, would answer from these all but the first time, and what is
+measured would no longer be how it reads rows. In E, F and `first` some pages, keys and names come again in one session,
+as they do in a program, and what it has kept may save a library the work.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ from decimal import Decimal
 from typing import Any
 
 LEVELS = (10, 20, 30, 40, 50)
-LARGE_ROUNDS = 10  # how often D, G and H ask for the rows of each level
+LARGE_ROUNDS = 10  # how often D, G and H ask for the rows of each level, each time in another session
 PAGE = 20  # rows that E asks for at once
 PROFILES = 5  # of each user
 HELD_ROUNDS = 5
