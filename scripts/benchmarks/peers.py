@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -139,6 +140,17 @@ def missing(name: str, kinds: Sequence[str]) -> list[str]:
     need = NEEDS[name]
     wanted = [need.imports.partition(".")[0], *(need.drivers[kind] for kind in kinds if kind in need.drivers)]
     return [module for module in wanted if importlib.util.find_spec(module) is None]
+
+
+def untaken(name: str, database: Database) -> list[str]:
+    """Return the options of a server's URL that a peer, or the driver it uses, can't be given."""
+    if name != "tortoise":
+        return []
+    if database.kind == "postgresql":
+        return [option for option in database.options if option == "options"]  # it gives its own
+    connection: Any = importlib.import_module("asyncmy.connection").Connection
+    known = inspect.signature(connection.__init__).parameters
+    return [o for o, value in database.options.items() if o not in known and (o, value) != ("ssl_disabled", True)]
 
 
 def open_peer(name: str, database: Database) -> Peer:

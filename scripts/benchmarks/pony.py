@@ -98,8 +98,7 @@ class Peer:
             db.bind(provider="sqlite", filename=database.name, create_db=True)
         else:
             provider, name = {"postgresql": ("postgres", "dbname"), "mariadb": ("mysql", "db")}[database.kind]
-            login = {"host": database.host, "port": database.port, "user": database.user, name: database.name}
-            db.bind(provider=provider, password=database.password, **login)
+            db.bind(provider=provider, **database.login, **{name: database.name}, **database.options)
         db.generate_mapping(create_tables=False, check_tables=False)
 
     def close(self) -> None:
