@@ -207,4 +207,4 @@ def _database(database: Database) -> Any:
     login = {**database.login, **database.options}
     if database.kind == "postgresql":
         return peewee.PostgresqlDatabase(database.name, **login, prefer_psycopg3=True)
-    return peewee.MySQLDatabase(database.name, **login, charset="utf8mb4")
+    return peewee.MySQLDatabase(database.name, mariadb=True, **login, charset="utf8mb4")
