@@ -113,32 +113,37 @@ FIRST_KIND = "kind 0"  # of the one profile of each user that `follow` loads
 class Need:
     """What a peer imports, and which packages (by their names on PyPI) it is."""
 
-    imports: str  # what a program imports to use the library
+    imports: tuple[str, ...]  # what a program imports to use the library, and before it what that is built on
     packages: tuple[str, ...] = ()
-    drivers: dict[str, str] = field(default_factory=lambda: {"postgresql": "psycopg", "mariadb": "pymysql"})
+    drivers: dict[str, str] = field(default_factory=lambda: {"postgresql": "psycopg", "mariadb": "pymysql"})  # modules
     reasons: dict[str, str] = field(default_factory=dict)  # why it can't be measured on a kind of database
 
 
 NEEDS = {
-    "driver": Need("sqlite3"),
-    "tent": Need("tent.data.dbm", ("tent-data", "peewee")),
-    "peewee": Need("peewee", ("peewee",)),
-    "sqlalchemy": Need("sqlalchemy.orm", ("sqlalchemy",)),
-    "django": Need("django.db.models", ("django",)),
-    "pony": Need("pony.orm", ("pony",), {"postgresql": "psycopg2", "mariadb": "pymysql"}),
-    "sqlobject": Need("sqlobject", ("sqlobject",), {"postgresql": "psycopg2", "mariadb": "pymysql"}),
-    "tortoise": Need("tortoise.models", ("tortoise-orm",), {"postgresql": "psycopg_pool", "mariadb": "asyncmy"}),
+    "driver": Need(("sqlite3",)),
+    "tent": Need(("peewee", "tent.data.dbm"), ("tent-data", "peewee")),
+    "peewee": Need(("peewee",), ("peewee",)),
+    "sqlalchemy": Need(("sqlalchemy.orm",), ("sqlalchemy",)),
+    "django": Need(("django.db.models",), ("django",)),
+    "pony": Need(("pony.orm",), ("pony",), {"postgresql": "psycopg2", "mariadb": "pymysql"}),
+    "sqlobject": Need(("sqlobject",), ("sqlobject",), {"postgresql": "psycopg2", "mariadb": "pymysql"}),
+    "tortoise": Need(
+        ("tortoise.models",),
+        ("tortoise-orm",),
+        {"sqlite": "aiosqlite", "postgresql": "psycopg_pool", "mariadb": "asyncmy"},
+    ),
 }
 NAMES = tuple(NEEDS)
-
-
 GROWING = ("driver", "tent", "peewee", "sqlalchemy", "django")  # those that can stream
 
 
 def missing(name: str, kinds: Sequence[str]) -> list[str]:
     """Return the modules that a peer needs on these kinds of databases, and that are not installed."""
     need = NEEDS[name]
-    wanted = [need.imports.partition(".")[0], *(need.drivers[kind] for kind in kinds if kind in need.drivers)]
+    wanted = [
+        *(name.partition(".")[0] for name in need.imports),
+        *(need.drivers[kind] for kind in kinds if kind in need.drivers),
+    ]
     return [module for module in wanted if importlib.util.find_spec(module) is None]
 
 
