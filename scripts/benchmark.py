@@ -44,12 +44,13 @@ from benchmarks.chart import chart
 from benchmarks.database import Database
 from benchmarks.report import EXTRA, GROWTH, Results, machine, versions
 
-NAMED = [name for name in workload.TITLES if name != "import_added"]  # operations; that one comes with "import"
+NAMED = [name for name in workload.TITLES if not name.startswith("import_")]  # operations; those come with "import"
 IMPORTS = 15  # processes for each import
 TIMED_IMPORT = """
 import sys, time
+sys.modules.update(dict.fromkeys(sys.argv[1].split()))  # None: it can't be imported
 times = [time.perf_counter()]
-for name in sys.argv[1:]:
+for name in sys.argv[2:]:
     __import__(name)
     times.append(time.perf_counter())
 print(*(1_000 * (end - start) for start, end in zip(times, times[1:])))
@@ -223,7 +224,8 @@ def measure_all(arguments: argparse.Namespace) -> Measured:
             measure_imports(arguments, measured)
     except KeyboardInterrupt:
         measured.problems.append("it was interrupted")
-    progress("")
+    if sys.stderr.isatty():
+        progress("")  # clears the line
     return measured
 
 
@@ -293,28 +295,40 @@ def progress(text: str) -> None:
 def measure_imports(arguments: argparse.Namespace, measured: Measured) -> None:
     """Measure the import of each peer in fresh processes, in turns: milliseconds, without what Python itself takes.
 
-    Of tent, also what it adds to that of Peewee. Modules are compiled before, and found where this process finds them,
-    but not in the folder that the processes are started in, which is empty.
+    Of tent, also what it adds to that of Peewee: as all is installed here, and as if no driver of a server was. Peewee
+    imports all drivers there are, and what these import of the standard library is not tent's to import then.
+    Modules are compiled before, and found where this process finds them; the processes start in an empty folder.
     """
     names = list(arguments.peers)
     for number in range(1 + (1 if arguments.quick else IMPORTS)):
         for name in list(names):
             progress(f"import of {name}")
-            times, problem = import_times(peers.NEEDS[name].imports)
+            found, problem = imported(name)
             if problem is not None:
                 names.remove(name)
-            added = {"import_added": times[-1]} if len(times) > 1 else {}
-            found = {"import": sum(times), **added} if number > 0 and times else {}  # the first compiles modules
-            measured.add("sqlite", EXTRA, name, found, problem and f"import: {problem}")
+            # the first has compiled modules
+            measured.add("sqlite", EXTRA, name, found if number > 0 else {}, problem and f"import: {problem}")
 
 
-def import_times(modules: Sequence[str]) -> tuple[list[float], str | None]:
+def imported(name: str) -> tuple[dict[str, float], str | None]:
+    """Return what the import of a peer took, once, and what went wrong."""
+    modules = peers.NEEDS[name].imports
+    times, problem = import_times(modules)
+    if problem is not None or len(modules) == 1:
+        return {"import": times[0]} if times else {}, problem
+    found = {"import": sum(times), "import_added": times[-1]}
+    alone, problem = import_times(modules, hidden=peers.SERVER_DRIVERS)
+    return {**found, "import_added_alone": alone[-1]} if alone else found, problem
+
+
+def import_times(modules: Sequence[str], hidden: Sequence[str] = ()) -> tuple[list[float], str | None]:
     """Return the milliseconds for each module, in their order, in a fresh process, or what went wrong."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    locations = [str(Path(spec.origin).parents[2]) for spec in [find_spec("tent.data")] if spec and spec.origin]
-    paths = [*locations, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    tent = find_spec("tent")
+    paths = [str(Path(place).parent) for place in (tent.submodule_search_locations or () if tent else ())]
+    paths += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     environment["PYTHONPATH"] = os.pathsep.join(str(Path(path).absolute()) for path in paths)
-    command = [sys.executable, "-c", TIMED_IMPORT, *modules]
+    command = [sys.executable, "-c", TIMED_IMPORT, " ".join(hidden), *modules]
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     if done.returncode != 0:

@@ -14,7 +14,8 @@ SQLALCHEMY = 2.0  # times SQLAlchemy, in each row that makes objects
 IMPORT = 15.0  # milliseconds that the import adds to Peewee's, at most
 GROWTH_RATIO = 1.2  # times the time for a row that there are many more of, at most
 MAKING_OBJECTS = (*"ABCDEFIJK", "held", "first", "graph", "follow")
-WITH_OTHER_GOALS = ("memory", "import", "import_added")  # they are no matter of speed
+ADDED = {"import_added": "import, added to Peewee", "import_added_alone": "the same without drivers"}
+WITH_OTHER_GOALS = ("memory", "import", *ADDED)  # they are no matter of speed
 Goal = dict[str, Any]  # what it is about, goal, found, is_reached (None if it has no limit), and where it is not
 
 
@@ -92,9 +93,10 @@ def _others(rows: Mapping[str, Mapping[str, float]]) -> Iterator[Goal]:
         yield _goal("one change of 100,000 / of 1,000", f"{times:.2f}", None)
     if "memory" in of_tent and "peewee" in rows["memory"]:
         yield _goal("memory, tent/Peewee", f"{of_tent['memory'] / rows['memory']['peewee']:.2f}", None)
-    if "import_added" in of_tent:
-        added = of_tent["import_added"]
-        yield _goal(f"import, added to Peewee < {IMPORT:g} ms", f"{shown(added)} ms", added < IMPORT)
+    for operation, goal in ADDED.items():
+        if operation in of_tent:
+            added = of_tent[operation]
+            yield _goal(f"{goal} < {IMPORT:g} ms", f"{shown(added)} ms", added < IMPORT)
 
 
 def _growth(results: Results, database: str) -> Iterator[Goal]:

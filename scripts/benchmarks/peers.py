@@ -134,6 +134,7 @@ NEEDS = {
     ),
 }
 NAMES = tuple(NEEDS)
+SERVER_DRIVERS = ("psycopg2cffi", "psycopg2", "psycopg", "pymysql", "MySQLdb")  # that Peewee imports if they are there
 GROWING = ("driver", "tent", "peewee", "sqlalchemy", "django")  # those that can stream
 
 

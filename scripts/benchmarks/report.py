@@ -34,6 +34,8 @@ class Results:
         return results
 
     def add(self, database: str, suite: str, peer: str, found: Mapping[str, float]) -> None:
+        if not found:
+            return
         peers_of_suite = self.samples.setdefault(database, {}).setdefault(suite, {})
         for operation, value in found.items():
             peers_of_suite.setdefault(peer, {}).setdefault(operation, []).append(value)

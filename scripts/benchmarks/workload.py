@@ -49,15 +49,11 @@ TITLES = {
     "memory": "memory of an object",
     "import": "import",
     "import_added": "import, added to Peewee",
+    "import_added_alone": "the same without drivers",
 }
 LETTERS = "ABCDEFGHIJK"
-UNITS = {
-    "one_change": "ms a commit",
-    "one_change_100k": "ms a commit",
-    "memory": "bytes",
-    "import": "ms",
-    "import_added": "ms",
-}
+UNITS = {"one_change": "ms a commit", "one_change_100k": "ms a commit", "memory": "bytes"}
+UNITS |= dict.fromkeys(("import", "import_added", "import_added_alone"), "ms")
 RATE = "thousand rows/s"  # the unit of all others
 
 
@@ -137,8 +133,8 @@ def defaults_of(model: int) -> dict[str, Any]:
 Item = tuple[int, str]  # the level and the text of a row; all else are defaults
 
 
-def items(operation: str, rows: int) -> list[Item]:
-    return [(LEVELS[number % 5], f"Insert from {operation}, item {number}") for number in range(rows)]
+def items(operation: str, rows: int, start: int = 0) -> list[Item]:
+    return [(LEVELS[number % 5], f"Insert from {operation}, item {number}") for number in range(start, start + rows)]
 
 
 def has_parent(place: int) -> bool:
