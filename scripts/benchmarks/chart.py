@@ -17,7 +17,7 @@ NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mariadb": "MariaDB", "
 NAMES |= {"driver": "bare driver", "sqlalchemy": "SQLAlchemy", "sqlobject": "SQLObject"}  # others have a capital letter
 MODELS = {"model 1": "Model 1: 3 columns", "model 2": "Model 2: with relations", "model 3": "Model 3: 35 columns"}
 TITLE = "tent.data beside other libraries"
-ABOUT = "Geometric means of operations A to K: longer is faster. The bare driver is the limit."
+ABOUT = "Geometric means of operations A to K: longer is faster. The bare driver has no library on top of it."
 OTHERS = ("held", "first", "graph", "follow", "one_change", "memory")
 Group = tuple[str, str, dict[str, float], dict[str, str]]  # a title, the unit, the values of peers, and what they lack
 

@@ -1,8 +1,7 @@
 """Pony ORM. It has no way to insert in bulk.
 
 A session of Pony keeps the results of its queries, and gives them again when the same query comes with the same values.
-Each round of D, G and H is in a session of its own, so none is answered so; a page of E and a name of `first` that come
-again are.
+None of the workload's does in one session, but the keys of F.
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ class Run:
     def _first(self, operation: str, call: Any) -> float:
         self._fill_users(self.rows)
         watch = Stopwatch()
-        count = call(workload.drawn(workload.user_names(self.rows), self.rows), watch)
+        count = call(workload.shuffled(workload.user_names(self.rows)), watch)
         checks.check(count == self.rows, f"{count} users were found, not {self.rows}")
         return rate(count, watch)
 

@@ -5,8 +5,8 @@ The operations A to K, and the three models they run on, are those of the benchm
 
 D, G and H ask for the rows of each level ten times, each time in a session of its own where a library has sessions:
 one that keeps the results of its queries, as Pony's does, would answer from these all but the first time, and what is
-measured would no longer be how it reads rows. In E, F and `first` some pages, keys and names come again in one session,
-as they do in a program, and what it has kept may save a library the work.
+measured would no longer be how it reads rows. For the same reason no page of E and no name of `first` comes again. In F
+keys do, in one session, as they do in a program: what it has kept may save a library the work.
 """
 
 from __future__ import annotations
@@ -188,14 +188,18 @@ def _changed(kind: str, place: int) -> Any:
 
 
 def pages(rows: int) -> list[tuple[int, int]]:
-    """Return the level and the offset of each page that E asks for. Each is full, if A and B have run."""
-    chance = random.Random(SEED)
-    last = max(1, 2 * rows // len(LEVELS) - PAGE)
-    return [(level, chance.randrange(last)) for _ in range(max(1, rows // 10)) for level in LEVELS]
+    """Return the level and the offset of each page that E asks for. Each is full, if A and B have run, and another."""
+    last, count = max(1, 2 * rows // len(LEVELS) - PAGE), max(1, rows // 10)
+    offsets = random.Random(SEED).sample(range(max(last, count)), count)  # very few rows have empty pages, too
+    return [(level, offset) for offset in offsets for level in LEVELS]
 
 
 def drawn(keys: Sequence[Any], count: int) -> list[Any]:
     return random.Random(SEED).choices(keys, k=count)
+
+
+def shuffled(names: Sequence[str]) -> list[str]:
+    return random.Random(SEED).sample(names, len(names))
 
 
 def user_names(count: int) -> list[str]:
