@@ -3,9 +3,25 @@
     python scripts/benchmark.py                                   # all peers on an SQLite file
     python scripts/benchmark.py --peers tent peewee --models 1 --operations A K --rounds 1
     python scripts/benchmark.py --url postgresql://tent:s3cret@localhost/tent --json results.json --chart chart.svg
+    python scripts/benchmark.py --results results.json --chart chart.svg      # of an earlier run; nothing is measured
 
 Each peer runs in a process of its own, on empty tables. In a round each has its turn, and the next round begins with
 another one; the results are medians over the rounds. On a server a database is made for it, and dropped at the end.
+What fails, a peer or a whole server, is told at the end, when all else was measured, and the exit code is then 1.
+
+    --peers NAME...       driver tent peewee sqlalchemy django pony sqlobject tortoise; all of them unless given
+    --models N...         1 (three columns), 2 (with relations), 3 (35 columns), on which A to K run
+    --operations NAME...  A to K, held, first, graph, follow, one_change, one_change_100k, memory, import
+    --rows N              rows that A, B and C insert (1000); how many the others work on follows from it
+    --rounds N            of which the medians are taken (3)
+    --url URL             a server, too, and again for another kind: postgresql://... or mariadb://...; those of
+                          TENT_TEST_URLS unless given. What is behind its "?" is for the driver, as ?ssl_disabled=true
+    --growth [NAME...]    the time for a row of more and more rows, too, of tent unless others are named; in minutes
+    --growth-rows N...    how many (1000 10000 100000 1000000)
+    --quick               one round of 50 rows, to see that all works; its numbers say nothing
+    --json FILE           writes all samples, what they were measured on, the goals, and what failed
+    --chart FILE          draws the means, and the other operations on SQLite, as an SVG
+    --results FILE        reads a file that --json has written, instead of measuring: prints its tables, draws its chart
 """
 
 from __future__ import annotations
@@ -14,40 +30,85 @@ import argparse
 import contextlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks import growth, peers, worker, workload
+from benchmarks import goals, growth, peers, worker, workload
 from benchmarks.chart import chart
 from benchmarks.database import Database
 from benchmarks.report import EXTRA, GROWTH, Results, machine, versions
 
-EXTRAS = [name for name in workload.TITLES if name not in workload.LETTERS]
+NAMED = [name for name in workload.TITLES if not name.startswith("import_")]  # operations; those come with "import"
 IMPORTS = 15  # processes for each import
-TIMED_IMPORT = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
+TIMED_IMPORT = """
+import sys, time
+sys.modules.update(dict.fromkeys(sys.argv[1].split()))  # None: it can't be imported
+times = [time.perf_counter()]
+for name in sys.argv[2:]:
+    __import__(name)
+    times.append(time.perf_counter())
+print(*(1_000 * (end - start) for start, end in zip(times, times[1:])))
+"""
+
+
+@dataclass
+class Measured:
+    """What was measured, and what there is to say about it."""
+
+    results: Results = field(default_factory=Results)
+    servers: dict[str, str] = field(default_factory=dict)  # the version of each database
+    notes: list[str] = field(default_factory=list)  # what was left out
+    problems: list[str] = field(default_factory=list)  # what went wrong
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        print(text, file=sys.stderr)
+
+    def add(self, database: str, suite: str, name: str, found: dict[str, float], problem: str | None) -> None:
+        self.results.add(database, suite, name, found)
+        if problem is not None:
+            self.problems.append(f"{name} on {database}, {suite}: {problem}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and return its exit code."""
     arguments = parse(argv)
     if arguments.worker:
-        print(json.dumps(worker.loudly(json.load(sys.stdin))))
-        return 0
-    results, problems = Results(arguments.peers), []
-    for database in databases(arguments.url):
-        problems += measure(database, arguments, results)
-    if "import" in arguments.operations:
-        measure_imports(arguments, results)
-    print("\n\n".join(results.tables()))
-    save(arguments, results, problems)
-    for problem in problems:
+        return worker.serve()
+    if arguments.results:
+        found, results = arguments.results, Results.of_dict(arguments.results["results"])
+    else:
+        measured = measure_all(arguments)
+        found, results = as_dict(arguments, measured), measured.results
+    found["goals"] = goals.goals(results)
+    print("\n\n".join([*results.tables(), *(["\n".join(goals.lines(found["goals"]))] if found["goals"] else [])]))
+    if arguments.chart:
+        arguments.chart.write_text(chart(results, found))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    for problem in found["problems"]:
         print(f"benchmark.py: {problem}", file=sys.stderr)
-    return 1 if problems else 0
+    return 1 if found["problems"] and not arguments.results else 0
+
+
+def as_dict(arguments: argparse.Namespace, measured: Measured) -> dict[str, Any]:
+    """Return all that was found, as JSON takes it."""
+    return {
+        "machine": machine(),
+        "servers": measured.servers,
+        "versions": versions(arguments.peers, list(measured.servers)),
+        "rows": arguments.rows,
+        "rounds": arguments.rounds,
+        "results": measured.results.as_dict(),
+        "notes": measured.notes,
+        "problems": measured.problems,
+    }
 
 
 # The command line
@@ -65,12 +126,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--peers", nargs="+", choices=peers.NAMES, default=list(peers.NAMES), help="what to measure (default: all)")
     add("--models", nargs="+", type=int, choices=workload.MODELS, default=list(workload.MODELS), help="default: all")
-    add("--operations", nargs="+", choices=list(workload.TITLES), default=list(workload.TITLES), help="default: all")
+    add("--operations", nargs="+", choices=NAMED, default=NAMED, help="default: all")
     add("--rows", type=positive, default=1_000, help="rows that A, B and C insert; the rest follows (default: 1000)")
     add("--rounds", type=positive, default=3, help="of which the medians are taken (default: 3)")
-    add("--url", action="append", type=server, help="a server, too; by default those of TENT_TEST_URLS")
-    add("--json", type=Path, help="a file for all samples and what they were measured on")
+    add("--url", action="append", type=server, help="a server, too (default: TENT_TEST_URLS)")
+    add("--json", type=Path, help="a file for all samples, what they were measured on, and the goals")
     add("--chart", type=Path, help="a file for a chart, an SVG")
+    add("--results", type=written, help="a file of --json, to show and draw instead of measuring")
     add("--growth", nargs="*", choices=peers.GROWING, help="the time for a row of more and more rows, too (of tent)")
     add("--growth-rows", nargs="+", type=positive, default=list(growth.SIZES), help="default: 1000 to 1000000")
     add("--quick", action="store_true", help="one round of 50 rows, to see that all works")
@@ -82,8 +144,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.quick:
         arguments.rows, arguments.rounds = 50, 1
     kinds = [database.kind for database in arguments.url]
-    lacking = {module: None for name in arguments.peers for module in peers.missing(name, kinds)}
-    if lacking and not arguments.worker:
+    if len(set(kinds)) < len(kinds):
+        parser.error("--url names two servers of one kind, whose results would be mixed")
+    names = dict.fromkeys([*arguments.peers, *arguments.growth])
+    lacking = {module: None for name in names for module in peers.missing(name, ["sqlite", *kinds])}
+    if lacking and not arguments.worker and not arguments.results:
         parser.error(f"{', '.join(lacking)} not installed. Run: {peers.INSTALL}, or name others with --peers")
     return arguments
 
@@ -101,14 +166,25 @@ def server(url: str) -> Database:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def written(path: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(Path(path).read_text())
+        Results.of_dict(found["results"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise argparse.ArgumentTypeError(f"{path} has no results ({worker.said(error)})") from error
+    return found
+
+
 # Databases
 
 
-def databases(servers: Sequence[Database]) -> Iterator[Database]:
-    """Yield an SQLite file, and a database on each server; each is gone when the next is asked for."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield Database.of_file(Path(folder) / "benchmark.db")
-    for database in servers:
+@contextlib.contextmanager
+def at_hand(database: Database | None) -> Iterator[Database]:
+    """Make a database on a server, or an SQLite file; it is gone afterwards."""
+    if database is None:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Database.of_file(Path(folder) / "benchmark.db")
+    else:
         name = f"tent_test_benchmark_{os.getpid()}"  # the user of scripts/servers.sh may make those of the tests
         with created(database, name):
             yield database.named(name)
@@ -133,33 +209,44 @@ def administer(database: Database, statement: str) -> None:
 # Measuring
 
 
-def measure(database: Database, arguments: argparse.Namespace, results: Results) -> list[str]:
-    """Measure all peers on a database, and return what went wrong."""
-    able, problems = [], []
+def measure_all(arguments: argparse.Namespace) -> Measured:
+    """Measure all that was asked for. What goes wrong is noted, and what was measured before is kept."""
+    measured = Measured()
+    try:
+        for server in (None, *arguments.url):
+            try:
+                with at_hand(server) as database:
+                    measured.servers[database.kind] = database.version()
+                    measure(database, arguments, measured)
+            except Exception as error:  # the server can't be reached, say
+                measured.problems.append(f"{server.kind if server else 'sqlite'}: {worker.said(error)}")
+        if "import" in arguments.operations:
+            measure_imports(arguments, measured)
+    except KeyboardInterrupt:
+        measured.problems.append("it was interrupted")
+    if sys.stderr.isatty():
+        progress("")  # clears the line
+    return measured
+
+
+def measure(database: Database, arguments: argparse.Namespace, measured: Measured) -> None:
+    """Measure all peers on a database."""
+    able = [name for name in arguments.peers if database.kind not in peers.NEEDS[name].reasons]
     for name in arguments.peers:
-        reason = peers.NEEDS[name].reasons.get(database.kind)
-        if reason is None:
-            able.append(name)
-        else:
-            print(f"{name} is left out on {database.kind}: {reason}", file=sys.stderr)
+        if name not in able:
+            measured.note(f"{name} is left out on {database.kind}: {peers.NEEDS[name].reasons[database.kind]}")
+        elif options := peers.untaken(name, database):
+            measured.note(f"{name} has not, on {database.kind}: {', '.join(options)}. Its driver takes no such option")
     for number in range(arguments.rounds):
         for suite, job in jobs(arguments):
             for name in rotated(able, number):
                 progress(f"{database.kind}, round {number + 1} of {arguments.rounds}, {suite}: {name}")
                 done = work({**job, "peer": name, "database": fresh(database).as_dict()})
-                if isinstance(done, str):
-                    problems.append(f"{name} on {database.kind}, {suite}: {done}")
-                else:
-                    results.add(database.kind, suite, name, done)
+                measured.add(database.kind, suite, name, *done)
     for name in arguments.growth:
         progress(f"{database.kind}, growth: {name}")
-        sizes = {"sizes": arguments.growth_rows, "peer": name, "database": fresh(database).as_dict()}
-        done = work({**sizes, "model": 1, "operations": [], "rows": 1})
-        if isinstance(done, str):
-            problems.append(f"{name} on {database.kind}, growth: {done}")
-        else:
-            results.add(database.kind, GROWTH, name, done)
-    return problems
+        job = {"sizes": arguments.growth_rows, "model": 1, "operations": [], "rows": 1}
+        measured.add(database.kind, GROWTH, name, *work({**job, "peer": name, "database": fresh(database).as_dict()}))
 
 
 def jobs(arguments: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -185,15 +272,18 @@ def fresh(database: Database) -> Database:
     return database
 
 
-def work(job: dict[str, Any]) -> dict[str, float] | str:
-    """Have a job done by a worker, and return its results, or what went wrong."""
+def work(job: dict[str, Any]) -> tuple[dict[str, float], str | None]:
+    """Have a job done by a worker, and return its results, and what went wrong if not all of it was done."""
     command = [sys.executable, __file__, "--worker"]
     done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True)
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
-        return lines[-1] if lines else f"the worker ended with {done.returncode}"
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    found: dict[str, float] = dict(json.loads(line) for line in done.stdout.splitlines())
+    if done.returncode == 0:
+        return found, None
+    return found, last_line(done.stderr) or f"the worker ended with {done.returncode}"
+
+
+def last_line(text: str) -> str:
+    return text.strip().rpartition("\n")[2]
 
 
 def progress(text: str) -> None:
@@ -202,34 +292,48 @@ def progress(text: str) -> None:
     print(f"\r\x1b[K{text}" if is_terminal else text, end="" if is_terminal else "\n", file=sys.stderr, flush=True)
 
 
-def measure_imports(arguments: argparse.Namespace, results: Results) -> None:
-    """Measure the import of each peer in fresh processes, in turns: milliseconds, without what Python itself takes."""
-    rounds = 1 if arguments.quick else IMPORTS
-    samples: dict[str, list[float]] = {name: [] for name in arguments.peers}
-    for _ in range(rounds):
-        for name, found in samples.items():
+def measure_imports(arguments: argparse.Namespace, measured: Measured) -> None:
+    """Measure the import of each peer in fresh processes, in turns: milliseconds, without what Python itself takes.
+
+    Of tent, also what it adds to that of Peewee: as all is installed here, and as if no driver of a server was. Peewee
+    imports all drivers there are, and what these import of the standard library is not tent's to import then.
+    Modules are compiled before, and found where this process finds them; the processes start in an empty folder.
+    """
+    names = list(arguments.peers)
+    for number in range(1 + (1 if arguments.quick else IMPORTS)):
+        for name in list(names):
             progress(f"import of {name}")
-            code = TIMED_IMPORT.format(peers.NEEDS[name].imports)
-            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-            found.append(1_000 * float(done.stdout))
-    for name, found in samples.items():
-        results.add("sqlite", EXTRA, name, {"import": statistics.median(found)})
+            found, problem = imported(name)
+            if problem is not None:
+                names.remove(name)
+            # the first has compiled modules
+            measured.add("sqlite", EXTRA, name, found if number > 0 else {}, problem and f"import: {problem}")
 
 
-def save(arguments: argparse.Namespace, results: Results, problems: Sequence[str]) -> None:
-    if arguments.chart:
-        arguments.chart.write_text(chart(results))
-    if arguments.json:
-        kinds = [database.kind for database in arguments.url]
-        found = {
-            "machine": machine(),
-            "versions": versions(arguments.peers, kinds),
-            "rows": arguments.rows,
-            "rounds": arguments.rounds,
-            "results": results.as_dict(),
-            "problems": list(problems),
-        }
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+def imported(name: str) -> tuple[dict[str, float], str | None]:
+    """Return what the import of a peer took, once, and what went wrong."""
+    modules = peers.NEEDS[name].imports
+    times, problem = import_times(modules)
+    if problem is not None or len(modules) == 1:
+        return {"import": times[0]} if times else {}, problem
+    found = {"import": sum(times), "import_added": times[-1]}
+    alone, problem = import_times(modules, hidden=peers.SERVER_DRIVERS)
+    return {**found, "import_added_alone": alone[-1]} if alone else found, problem
+
+
+def import_times(modules: Sequence[str], hidden: Sequence[str] = ()) -> tuple[list[float], str | None]:
+    """Return the milliseconds for each module, in their order, in a fresh process, or what went wrong."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    tent = find_spec("tent")
+    paths = [str(Path(place).parent) for place in (tent.submodule_search_locations or () if tent else ())]
+    paths += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    environment["PYTHONPATH"] = os.pathsep.join(str(Path(path).absolute()) for path in paths)
+    command = [sys.executable, "-c", TIMED_IMPORT, " ".join(hidden), *modules]
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+    if done.returncode != 0:
+        return [], last_line(done.stderr) or f"the process ended with {done.returncode}"
+    return [float(time) for time in done.stdout.split()], None
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ import datetime
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from benchmarks import workload
 
@@ -71,6 +71,7 @@ class Database:
     port: int = 0
     user: str = ""
     password: str = ""
+    options: dict[str, Any] = field(default_factory=dict)  # what is behind the "?" of a URL, for the driver
 
     @classmethod
     def of_file(cls, path: Path) -> Database:
@@ -89,6 +90,7 @@ class Database:
             parts.port or _PORTS[KINDS[parts.scheme]],
             unquote(parts.username or ""),
             unquote(parts.password or ""),
+            dict(_option(*pair) for pair in parse_qsl(parts.query, keep_blank_values=True)),
         )
 
     def named(self, name: str) -> Database:
@@ -96,6 +98,11 @@ class Database:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @property
+    def login(self) -> dict[str, Any]:
+        """Where a server is and who asks, by the names that most have for it."""
+        return {"host": self.host, "port": self.port, "user": self.user, "password": self.password}
 
     @property
     def mark(self) -> str:
@@ -106,14 +113,13 @@ class Database:
         """Open a connection of the bare driver."""
         if self.kind == "sqlite":
             return self._connect_sqlite()
-        login: dict[str, Any] = {"host": self.host, "port": self.port, "user": self.user, "password": self.password}
         if self.kind == "postgresql":
             import psycopg
 
-            return psycopg.connect(**login, dbname=self.name)
+            return psycopg.connect(**self.login, **self.options, dbname=self.name)
         import pymysql
 
-        return pymysql.connect(**login, database=self.name, charset="utf8mb4")
+        return pymysql.connect(**self.login, **self.options, database=self.name, charset="utf8mb4")
 
     def _connect_sqlite(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.name)
@@ -231,6 +237,13 @@ class Database:
         if model == workload.RELATED:
             parts += ["parent_id INTEGER NULL", _foreign_key("parent_id", "journal2", "SET NULL")]
         return f"CREATE TABLE {workload.table_of(model)} ({', '.join(parts)})"
+
+
+def _option(name: str, text: str) -> tuple[str, Any]:
+    """Return an option as PyMySQL takes it; libpq takes each as text."""
+    if text.lower() in ("true", "false"):
+        return name, text.lower() == "true"
+    return name, int(text) if text.isdecimal() else text
 
 
 def _reference(name: str) -> str:

@@ -211,16 +211,17 @@ def _model(name: str, table: str, fields: dict[str, Any]) -> Any:
 
 
 def _settings(database: Database) -> dict[str, Any]:
+    options: dict[str, Any]
     if database.kind == "sqlite":
         pragmas = "".join(f"PRAGMA {pragma} = {value};" for pragma, value in PRAGMAS.items())
         engine, options = "sqlite3", {"init_command": pragmas}
     elif database.kind == "postgresql":
-        engine, options = "postgresql", {}
+        engine, options = "postgresql", database.options
     else:
         import pymysql
 
         pymysql.install_as_MySQLdb()
-        engine, options = "mysql", {"charset": "utf8mb4"}
+        engine, options = "mysql", {"charset": "utf8mb4", **database.options}
     return {
         "ENGINE": f"django.db.backends.{engine}",
         "NAME": database.name,

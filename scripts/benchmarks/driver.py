@@ -1,4 +1,7 @@
-"""The bare driver (sqlite3, psycopg, PyMySQL): the limit, which no library on top of it can be faster than.
+"""The bare driver (sqlite3, psycopg, PyMySQL), as a program would use it that has no library on top of it.
+
+It is no limit in I to K on servers: it has a statement for each row there, in `executemany`, which PyMySQL sends and
+waits for one by one, and a library that changes or deletes many rows in a statement can be faster.
 
 Rows are tuples, as the driver gives them, with nothing converted but what it converts itself.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -37,7 +38,10 @@ class Peer(Protocol):
         """C: insert objects by the library's way for many."""
 
     def filter_large(self, model: int, levels: Sequence[int], watch: Stopwatch) -> tuple[int, Sequence[Any]]:
-        """D: for each level, the list of its objects. Returns how many there were in all, and the last list."""
+        """D: for each level, the list of its objects. Returns how many there were in all, and the last list.
+
+        It is called for each round: what a session or a cache has kept of the round before is not there any more.
+        """
 
     def filter_small(self, model: int, pages: Sequence[tuple[int, int]], watch: Stopwatch) -> tuple[int, Sequence[Any]]:
         """E: for each level and offset, the list of the objects on that page. Returns as `filter_large`."""
@@ -109,33 +113,50 @@ FIRST_KIND = "kind 0"  # of the one profile of each user that `follow` loads
 class Need:
     """What a peer imports, and which packages (by their names on PyPI) it is."""
 
-    imports: str  # what a program imports to use the library
+    imports: tuple[str, ...]  # what a program imports to use the library, and before it what that is built on
     packages: tuple[str, ...] = ()
-    drivers: dict[str, str] = field(default_factory=lambda: {"postgresql": "psycopg", "mariadb": "pymysql"})
+    drivers: dict[str, str] = field(default_factory=lambda: {"postgresql": "psycopg", "mariadb": "pymysql"})  # modules
     reasons: dict[str, str] = field(default_factory=dict)  # why it can't be measured on a kind of database
 
 
 NEEDS = {
-    "driver": Need("sqlite3"),
-    "tent": Need("tent.data.dbm", ("tent-data", "peewee")),
-    "peewee": Need("peewee", ("peewee",)),
-    "sqlalchemy": Need("sqlalchemy.orm", ("sqlalchemy",)),
-    "django": Need("django.db.models", ("django",)),
-    "pony": Need("pony.orm", ("pony",), {"postgresql": "psycopg2", "mariadb": "pymysql"}),
-    "sqlobject": Need("sqlobject", ("sqlobject",), {"postgresql": "psycopg2", "mariadb": "pymysql"}),
-    "tortoise": Need("tortoise.models", ("tortoise-orm",), {"postgresql": "psycopg_pool", "mariadb": "asyncmy"}),
+    "driver": Need(("sqlite3",)),
+    "tent": Need(("peewee", "tent.data.dbm"), ("tent-data", "peewee")),
+    "peewee": Need(("peewee",), ("peewee",)),
+    "sqlalchemy": Need(("sqlalchemy.orm",), ("sqlalchemy",)),
+    "django": Need(("django.db.models",), ("django",)),
+    "pony": Need(("pony.orm",), ("pony",), {"postgresql": "psycopg2", "mariadb": "pymysql"}),
+    "sqlobject": Need(("sqlobject",), ("sqlobject",), {"postgresql": "psycopg2", "mariadb": "pymysql"}),
+    "tortoise": Need(
+        ("tortoise.models",),
+        ("tortoise-orm",),
+        {"sqlite": "aiosqlite", "postgresql": "psycopg_pool", "mariadb": "asyncmy"},
+    ),
 }
 NAMES = tuple(NEEDS)
-
-
+SERVER_DRIVERS = ("psycopg2cffi", "psycopg2", "psycopg", "pymysql", "MySQLdb")  # that Peewee imports if they are there
 GROWING = ("driver", "tent", "peewee", "sqlalchemy", "django")  # those that can stream
 
 
 def missing(name: str, kinds: Sequence[str]) -> list[str]:
     """Return the modules that a peer needs on these kinds of databases, and that are not installed."""
     need = NEEDS[name]
-    wanted = [need.imports.partition(".")[0], *(need.drivers[kind] for kind in kinds if kind in need.drivers)]
+    wanted = [
+        *(name.partition(".")[0] for name in need.imports),
+        *(need.drivers[kind] for kind in kinds if kind in need.drivers),
+    ]
     return [module for module in wanted if importlib.util.find_spec(module) is None]
+
+
+def untaken(name: str, database: Database) -> list[str]:
+    """Return the options of a server's URL that a peer, or the driver it uses, can't be given."""
+    if name != "tortoise":
+        return []
+    if database.kind == "postgresql":
+        return [option for option in database.options if option == "options"]  # it gives its own
+    connection: Any = importlib.import_module("asyncmy.connection").Connection
+    known = inspect.signature(connection.__init__).parameters
+    return [o for o, value in database.options.items() if o not in known and (o, value) != ("ssl_disabled", True)]
 
 
 def open_peer(name: str, database: Database) -> Peer:

@@ -204,7 +204,7 @@ class Peer:
 def _database(database: Database) -> Any:
     if database.kind == "sqlite":
         return peewee.SqliteDatabase(database.name, pragmas=PRAGMAS)
-    login = {"host": database.host, "port": database.port, "user": database.user, "password": database.password}
+    login = {**database.login, **database.options}
     if database.kind == "postgresql":
         return peewee.PostgresqlDatabase(database.name, **login, prefer_psycopg3=True)
-    return peewee.MySQLDatabase(database.name, **login, charset="utf8mb4")
+    return peewee.MySQLDatabase(database.name, mariadb=True, **login, charset="utf8mb4")

@@ -1,7 +1,7 @@
 """Pony ORM. It has no way to insert in bulk.
 
-A session of Pony keeps the results of its queries, and gives them again when the same query comes with the same values:
-in D, G and H it asks the database only once for each level, not ten times as all others do.
+A session of Pony keeps the results of its queries, and gives them again when the same query comes with the same values.
+None of the workload's does in one session, but the keys of F.
 """
 
 from __future__ import annotations
@@ -97,8 +97,7 @@ class Peer:
             db.bind(provider="sqlite", filename=database.name, create_db=True)
         else:
             provider, name = {"postgresql": ("postgres", "dbname"), "mariadb": ("mysql", "db")}[database.kind]
-            login = {"host": database.host, "port": database.port, "user": database.user, name: database.name}
-            db.bind(provider=provider, password=database.password, **login)
+            db.bind(provider=provider, **database.login, **{name: database.name}, **database.options)
         db.generate_mapping(create_tables=False, check_tables=False)
 
     def close(self) -> None:

@@ -105,7 +105,7 @@ class Profile(Base):
 
 class Peer:
     def __init__(self, database: Database) -> None:
-        self.engine = sa.create_engine(_url(database))
+        self.engine = sa.create_engine(_url(database), connect_args=database.options)
         if database.kind == "sqlite":
             sa.event.listen(self.engine, "connect", _set_pragmas)
 

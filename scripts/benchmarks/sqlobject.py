@@ -75,6 +75,9 @@ class Peer:
     def __init__(self, database: Database) -> None:
         self.connection = sqlobject.connectionForURI(_uri(database))
         sqlobject.sqlhub.processConnection = self.connection
+        if database.options:  # not in the URI, which takes but few; these are what the driver is called with
+            name = {"postgresql": "dsn_dict", "mariadb": "kw"}[database.kind]
+            getattr(self.connection, name).update(database.options)
         if database.kind == "sqlite":  # a thread has one connection
             for pragma, value in PRAGMAS.items():
                 self.connection.queryAll(f"PRAGMA {pragma} = {value}")

@@ -195,11 +195,4 @@ class Peer:
 def _config(database: Database) -> dict[str, Any]:
     if database.kind == "sqlite":
         return {"driver": "sqlite", "path": database.name, "pragmas": PRAGMAS}
-    return {
-        "driver": database.kind,
-        "host": database.host,
-        "port": database.port,
-        "user": database.user,
-        "password": database.password,
-        "database": database.name,
-    }
+    return {"driver": database.kind, **database.login, "database": database.name, "options": database.options}

@@ -7,7 +7,6 @@ import contextlib
 import functools
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
-from urllib.parse import quote
 
 from tortoise import Tortoise, connections, fields
 from tortoise.models import Model
@@ -15,7 +14,7 @@ from tortoise.transactions import in_transaction
 
 from benchmarks import workload
 from benchmarks.database import PRAGMAS, Database
-from benchmarks.peers import FIRST_KIND
+from benchmarks.peers import FIRST_KIND, untaken
 from benchmarks.workload import Item, Stopwatch, made
 
 FIELDS = {
@@ -91,7 +90,9 @@ class Peer:
         self.runner.run(self._open(database))
 
     async def _open(self, database: Database) -> None:
-        await Tortoise.init(db_url=_url(database), modules={"models": [__name__]}, use_tz=False)
+        connection = _url(database) if database.kind == "sqlite" else _server(database)
+        app = {"models": [__name__], "default_connection": "default"}
+        await Tortoise.init({"connections": {"default": connection}, "apps": {"models": app}}, use_tz=False)
 
     def close(self) -> None:
         self.runner.run(self._close())
@@ -250,8 +251,17 @@ class Peer:
 
 
 def _url(database: Database) -> str:
-    if database.kind == "sqlite":
-        return f"sqlite://{database.name}?" + "&".join(f"{pragma}={value}" for pragma, value in PRAGMAS.items())
-    scheme = {"postgresql": "psycopg", "mariadb": "mysql"}[database.kind]
-    login = f"{quote(database.user)}:{quote(database.password)}@{database.host}:{database.port}"
-    return f"{scheme}://{login}/{database.name}"
+    return f"sqlite://{database.name}?" + "&".join(f"{pragma}={value}" for pragma, value in PRAGMAS.items())
+
+
+def _server(database: Database) -> dict[str, Any]:
+    left_out = {"ssl_disabled", *untaken("tortoise", database)}  # asyncmy has no TLS unless it is told to
+    options = {name: value for name, value in database.options.items() if name not in left_out}
+    if database.kind == "postgresql":
+        own = {name: options.pop(name) for name in ("application_name",) if name in options}
+        options = {"server_settings": options, **own}
+    engine = {"postgresql": "psycopg", "mariadb": "mysql"}[database.kind]
+    return {
+        "engine": f"tortoise.backends.{engine}",
+        "credentials": {**database.login, "database": database.name, **options},
+    }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import statistics
 import sys
 import tracemalloc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks import checks, growth, workload
@@ -18,8 +19,29 @@ WARM_ROWS = 20
 ONE_CHANGE = {"one_change": 1_000, "one_change_100k": 100_000}  # objects that are loaded
 
 
-def work(job: Mapping[str, Any]) -> dict[str, float]:
-    """Do the operations of a job, and return what each gave, in its unit. Raises `CheckError`."""
+class OperationError(Exception):
+    """An operation failed, or was not done as it should be."""
+
+
+def serve() -> int:
+    """Do the job that stdin has as JSON. What was found is written at once, a line for each: a failure loses none."""
+    try:
+        for found in work(json.load(sys.stdin)):
+            print(json.dumps(found), flush=True)
+    except Exception as error:
+        print(said(error), file=sys.stderr)
+        return 1
+    return 0
+
+
+def said(error: Exception) -> str:
+    """Return what an error says, in a line."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, (OperationError, checks.CheckError)) else f"{type(error).__name__}: {text}"
+
+
+def work(job: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Do the operations of a job, and yield each with what it gave, in its unit. Raises `OperationError`."""
     database = Database(**job["database"])
     database.create_tables()
     peer = open_peer(job["peer"], database)
@@ -27,12 +49,25 @@ def work(job: Mapping[str, Any]) -> dict[str, float]:
         if database.kind == "sqlite":
             checks.check_pragmas(peer)
         if job.get("sizes"):
-            return growth.grow(database, peer, job["sizes"])
-        Run(database, peer, job, min(WARM_ROWS, job["rows"])).results()
+            yield from growth.grow(database, peer, job["sizes"])
+        done, failure = _warm_up(database, peer, job)
         database.empty_tables()
-        return Run(database, peer, job, job["rows"]).results()
+        yield from Run(database, peer, {**job, "operations": done}, job["rows"]).results()
+        if failure is not None:
+            raise failure
     finally:
         peer.close()
+
+
+def _warm_up(database: Database, peer: Any, job: Mapping[str, Any]) -> tuple[list[str], OperationError | None]:
+    """Do all with few rows, and return the operations up to the one that fails: those can be measured."""
+    done = []
+    try:
+        for operation, _ in Run(database, peer, job, min(WARM_ROWS, job["rows"])).results():
+            done.append(operation)
+    except OperationError as error:
+        return done, error
+    return done, None
 
 
 class Run:
@@ -46,17 +81,15 @@ class Run:
         self.is_warm_up = rows < job["rows"]
         self.stored: list[workload.Item] = []  # in the journal, in the order of their keys
 
-    def results(self) -> dict[str, float]:
-        found = {}
+    def results(self) -> Iterator[tuple[str, float]]:
         for operation in self.operations:
             call = getattr(self.peer, OPERATIONS[operation], None)
             if call is None:
                 continue
             try:
-                found[operation] = self._steps()[operation](operation, call)
-            except checks.CheckError as error:
-                raise checks.CheckError(f"{operation}, {workload.TITLES[operation]}: {error}") from error
-        return found
+                yield operation, self._steps()[operation](operation, call)
+            except Exception as error:
+                raise OperationError(f"{operation}, {workload.TITLES[operation]}: {said(error)}") from error
 
     def _steps(self) -> dict[str, Callable[[str, Any], float]]:
         return {
@@ -89,10 +122,12 @@ class Run:
 
     def _filter_large(self, operation: str, call: Any) -> float:
         self._ensure_stored()
-        watch, expected = Stopwatch(), workload.LARGE_ROUNDS * len(self.stored)
-        count, found = call(self.model, LEVELS * workload.LARGE_ROUNDS, watch)
-        self._check_found(operation, count, expected, found)
-        return rate(count, watch)
+        watch, total = Stopwatch(), 0
+        for _ in range(workload.LARGE_ROUNDS):  # each in a session of its own, and its time is added to the watch
+            count, found = call(self.model, LEVELS, watch)
+            self._check_found(operation, count, len(self.stored), found)
+            total += count
+        return rate(total, watch)
 
     def _filter_small(self, operation: str, call: Any) -> float:
         self._ensure_stored()
@@ -146,7 +181,7 @@ class Run:
     def _first(self, operation: str, call: Any) -> float:
         self._fill_users(self.rows)
         watch = Stopwatch()
-        count = call(workload.drawn(workload.user_names(self.rows), self.rows), watch)
+        count = call(workload.shuffled(workload.user_names(self.rows)), watch)
         checks.check(count == self.rows, f"{count} users were found, not {self.rows}")
         return rate(count, watch)
 
@@ -234,11 +269,3 @@ class Run:
 def rate(count: int, watch: Stopwatch) -> float:
     """Return thousands of rows a second."""
     return count / watch.seconds / 1_000
-
-
-def loudly(job: Mapping[str, Any]) -> dict[str, float]:
-    """Do a job; what goes wrong is said in a line, unless it is a fault of this program."""
-    try:
-        return work(job)
-    except checks.CheckError as error:
-        sys.exit(f"check failed: {error}")
