@@ -68,6 +68,7 @@ ROOMS = [
     "orm.statements",
     "orm.dialect",
     "orm.mutable",
+    "orm.rows",
     "orm.hooks",
     "orm.config",
     "orm.url",

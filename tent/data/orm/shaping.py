@@ -11,10 +11,11 @@ import peewee
 
 from .cursor import BufferedCursor
 from .errors import ArgumentError
-from .loading import Loader, Row
+from .loading import Loader
 from .peers import Peers
 from .query import is_entity, model_of
 from .result import Result
+from .rows import Row
 
 
 def shaped(loader: Loader, query: Any, cursor: BufferedCursor) -> Result[Any]:
