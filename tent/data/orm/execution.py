@@ -136,17 +136,33 @@ class Execution:
         self.transaction.check()
         return bulk.delete(self.transaction, query, synchronize)
 
-    @exclusive
+    def held(self, model: Any, key: Any) -> Any:
+        """Return what `get` does, if that takes no more than a look into the identity map; else None.
+
+        This is what a program does most of all: whatever is unusual is left to `get`.
+        """
+        unit, transaction = self.unit, self.transaction
+        try:
+            rows = unit.identity_map.models[model]
+        except (KeyError, TypeError):
+            return None
+        reference = rows.get(key) if type(key) is rows.plain_key else None
+        if reference is None or transaction.handle is not None or unit.deleted:
+            return None
+        instance = reference()
+        # While listeners are told of the end of a transaction, when `get` is refused, no object is of this epoch.
+        return instance if instance is not None and instance._epoch == unit.loader.epoch else None
+
     def get(self, model: Any, key: Any, with_for_update: bool = False) -> Any:
-        """Return the object of a key; see `Session.get`."""
+        """Return the object of a key; see `Session.get`, which has the lock."""
         self.transaction.check()
-        mapper = self.mapper(model)
+        mapper, unit = self.mapper(model), self.unit
         identity = mapper.identity(key) if key is not None else None
         if identity is None:
             return None
-        unit = self.unit
         instance = unit.identity_map.find(model, identity) or unit.pending_with(mapper, identity)
         if instance is not None and not with_for_update:
+            unit.identity_map.rows(model).plain_key = mapper.plain_key
             if id(instance) in unit.deleted:
                 return None
             if instance._epoch == unit.loader.epoch or id(instance) in unit.new:

@@ -50,28 +50,27 @@ class Loader:
         if len(rows) > GROUP:
             parts = (self.load(mapper, rows[start : start + GROUP]) for start in range(0, len(rows), GROUP))
             return list(itertools.chain.from_iterable(parts))
-        references: list[weakref.ref[Any]] = []
-        peers = Peers(references) if len(rows) > 1 else None
         objects: list[Any] = []
+        references: list[weakref.ref[Any]] = []
         for start in range(0, len(rows), _PART):
-            self._load(mapper, rows[start : start + _PART], peers, objects, references)
-        if peers is None and objects and objects[0]._peers is not None:
+            self._load(mapper, rows[start : start + _PART] if len(rows) > _PART else rows, objects, references)
+        if len(objects) > 1:
+            peers = Peers(references)
+            for instance in objects:
+                instance._peers = peers
+        elif objects and objects[0]._peers is not None:
             objects[0]._peers.forget(objects[0])
         if self.identity_map.is_indexed(mapper.model):
             for instance in objects:
                 self.identity_map.note(instance)
         return objects
 
-    def _load(
-        self, mapper: Mapper, rows: Sequence[Row], peers: Peers | None, objects: list[Any], references: list[Any]
-    ) -> None:
+    def _load(self, mapper: Mapper, rows: Sequence[Row], objects: list[Any], references: list[Any]) -> None:
         """Add the objects of rows, and the references to them: without a call for each, as there may be a million."""
         model, owner, epoch, reading = mapper.model, self.owner, self.epoch, self.reading
-        known = self.identity_map.rows(model)
-        find, reference, new = known.get, weakref.ref, model.__new__
-        add, add_reference = objects.append, references.append
+        known, reference, new = self.identity_map.rows(model), weakref.ref, model.__new__
         for key, data in zip(*mapper.read(rows)):
-            found = find(key)
+            found = known.get(key)
             if found is not None and (instance := found()) is not None:
                 self.refresh(instance, data, mapper)
             else:
@@ -83,10 +82,8 @@ class Loader:
                 if reading is not None:
                     instance._reading = reading
                 known[key] = found = reference(instance)
-            if peers is not None:
-                instance._peers = peers
-            add(instance)
-            add_reference(found)
+            objects.append(instance)
+            references.append(found)
 
     def _make_keyless(self, mapper: Mapper, data: dict[str, Any]) -> Any:
         """Return an object of a row without a key: it can't be told from others, and is detached."""

@@ -16,7 +16,7 @@ import peewee
 from .dialect import read_json
 from .engine import Engine, quoted
 from .errors import InvalidRequestError, shown
-from .rows import FEW, ReadAll, Row, Values, columns_of, dicts, read_decimals, read_json_texts, read_present, reader_of
+from .rows import ReadAll, Row, Values, columns_of, dicts, read_decimals, read_json_texts, read_present, reader_of
 from .tracking import MutableAccessor
 from .version import Version
 
@@ -201,9 +201,9 @@ class Mapper:
 
     def read(self, rows: Sequence[Row]) -> tuple[Iterable[Any], list[dict[str, Any]]]:
         """Return the keys of rows, and what objects have of them: their values, by name."""
-        if len(rows) < FEW:
-            data = list(map(self._read_one, rows))
-            return map(self.key_of, data), data
+        if len(rows) == 1:
+            data = self._read_one(rows[0])
+            return (self.key_of(data),), [data]
         columns = columns_of(rows)
         for place, column in self.decoded:
             columns[place] = column.read(columns[place])

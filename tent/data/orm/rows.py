@@ -12,8 +12,6 @@ Row = Sequence[Any]
 Values = Sequence[Any]
 ReadAll = Callable[[Values], Values]  # it raises for values that want more care, each by itself
 
-FEW = 6  # rows that are sooner done one by one
-
 
 def columns_of(rows: Sequence[Row]) -> list[Values]:
     """Return the columns of rows, of which there is one at least."""
@@ -62,4 +60,4 @@ def read_present(read: ReadAll, values: Values) -> Values:
     return [None if value is None else next(found) for value in values]  # type: ignore[call-overload]
 
 
-_scan = json.JSONDecoder().scan_once
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
