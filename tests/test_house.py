@@ -69,6 +69,7 @@ ROOMS = [
     "orm.dialect",
     "orm.mutable",
     "orm.rows",
+    "orm.shapes",
     "orm.hooks",
     "orm.config",
     "orm.url",

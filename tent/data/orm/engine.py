@@ -295,8 +295,8 @@ class Engine(Pool):
 
     def _execute_quietly(self, sql: str, params: Any) -> Any:
         """Run a statement of which nobody wants to be told; Peewee's way to tell takes as long as a short statement."""
-        cursor = self.cursor()
         try:
+            cursor = self.cursor()
             cursor.execute(sql, params or ())
             return cursor
         except Exception:

@@ -13,7 +13,7 @@ from .engine import Engine
 from .errors import ArgumentError, InvalidRequestError, ResourceClosedError, StaleDataError, shown
 from .guard import exclusive
 from .model import ModelRoot
-from .query import Query
+from .query import Query, model_of
 from .related import Related
 from .relation import Relation
 from .result import Result
@@ -40,9 +40,14 @@ class Execution:
     @exclusive
     def prepare(self) -> None:
         """Write what is pending, so that a query finds it."""
+        self._prepare()
+
+    def _prepare(self) -> None:
         self.transaction.check()
-        if not self.autoflush or self.transaction.is_flushing or not self.unit.has_pending():
-            return
+        if self.unit.has_pending() and self.autoflush and not self.transaction.is_flushing:
+            self._autoflush()
+
+    def _autoflush(self) -> None:
         try:
             self.transaction.flush()
         except (peewee.PeeweeException, InvalidRequestError) as error:
@@ -80,14 +85,14 @@ class Execution:
         return result
 
     @exclusive
-    def run_simple(self, query: Query[Any]) -> Result[Any] | None:
-        """Run a query that only has filter_by and a limit by SQL that is kept for its shape; None for another one."""
-        if not query.is_simple():
-            return None
-        self.prepare()
+    def run_plain(self, query: Query[Any]) -> Result[Any] | None:
+        """Run a plain query by SQL that is kept for its shape; None when it has no such SQL."""
+        self._prepare()
         loader = self.unit.loader
         mapper = loader.mapper(query.model)
-        return Result(loader.by_values(mapper, query._criteria, query._limit), mapper.model.__name__)
+        params = query.params(mapper.by_name)
+        sql = mapper.shapes.sql(query.shape(), params, lambda: self.database.parse(query))
+        return None if sql is None else shaped(loader, mapper, query, self.transaction.fetch(sql, params))
 
     def stream(self, query: Query[Any], size: int) -> Iterator[Any]:
         """Go through the rows of a query, `size` at a time, on a connection that is held meanwhile."""
@@ -260,4 +265,5 @@ class Execution:
     @exclusive
     def load(self, query: Any, cursor: BufferedCursor) -> Result[Any]:
         """Make the objects of a query's rows."""
-        return shaped(self.unit.loader, query, cursor)
+        loader = self.unit.loader
+        return shaped(loader, loader.mapper(model_of(query.model)), query, cursor)

@@ -19,7 +19,7 @@ def exclusive(method: F) -> F:
 
     @functools.wraps(method)
     def call(self: Any, *args: Any, **options: Any) -> Any:
-        if not self.lock.acquire(blocking=False):
+        if not self.lock.acquire(False):
             raise used_at_once()
         try:
             return method(self, *args, **options)

@@ -139,15 +139,6 @@ class Loader:
         objects = self._read(mapper, sql, params, lambda: f" with the key {shown(key)}")
         return objects[0] if objects else None
 
-    def by_values(self, mapper: Mapper, values: Sequence[tuple[str, Any]], limit: int | None) -> list[Any]:
-        """Return the objects of the rows with these values in their columns; SQL is compiled once for the columns."""
-        shape = (tuple((name, value is None) for name, value in values), limit is None)
-        sql = mapper.statement(shape, lambda: _select_by_values(mapper, *shape))
-        params = [mapper.by_name[name].encode(value) for name, value in values if value is not None]
-        if limit is not None:
-            params.append(limit)
-        return self._read(mapper, sql, params, lambda: "".join(f" by {name}" for name, _ in values))
-
     def by_keys(self, mapper: Mapper, keys: Sequence[Any]) -> list[Any]:
         """Return the objects of the rows with these keys, read now in a few statements."""
         objects = []
@@ -196,12 +187,3 @@ class Loader:
         else:
             self.identity_map.add(mapper.model, key, instance)
         return instance
-
-
-def _select_by_values(mapper: Mapper, columns: Sequence[tuple[str, bool]], unlimited: bool) -> str:
-    conditions = []
-    for name, is_null in columns:
-        column = mapper.by_name[name]
-        conditions.append(f"{column.sql} IS NULL" if is_null else f"{column.sql} = {column.placeholder}")
-    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-    return f"{mapper.select}{where}{'' if unlimited else ' LIMIT ' + mapper.param}"

@@ -17,6 +17,7 @@ from .dialect import read_json
 from .engine import Engine, quoted
 from .errors import InvalidRequestError, shown
 from .rows import ReadAll, Row, Values, columns_of, dicts, read_decimals, read_json_texts, read_present, reader_of
+from .shapes import Shapes
 from .tracking import MutableAccessor
 from .version import Version
 
@@ -182,6 +183,7 @@ class Mapper:
         self.lock_by_key = self.select_by_key + (" FOR UPDATE" if engine.for_update else "")
         self.keys_in = operator.itemgetter(*(self.names.index(name) for name in self.key_names or self.names))
         self.statements: dict[Any, Any] = {}
+        self.shapes = Shapes()  # of queries
 
     def _type_of_plain_keys(self) -> type | None:
         """Return the type, int or str, that a key has when it needs no conversion; None when each key may need one."""
@@ -266,11 +268,12 @@ class Mapper:
 
 def mapper_of(model: Any, engine: Engine) -> Mapper:
     """Return the mapper of a model on the kind of an engine, made once."""
-    mappers = model._meta.__dict__.setdefault("mappers", {})
-    mapper = mappers.get(type(engine))
-    if mapper is None:
+    try:
+        return model._meta.mappers[type(engine)]  # type: ignore[no-any-return]
+    except (AttributeError, KeyError):
+        mappers: dict[type, Mapper] = model._meta.__dict__.setdefault("mappers", {})
         mapper = mappers[type(engine)] = Mapper(model, engine)
-    return mapper  # type: ignore[no-any-return]
+        return mapper
 
 
 def where_equal(columns: Iterable[Column]) -> str:

@@ -111,6 +111,7 @@ class ModelMetadata(peewee.Metadata):
         if isinstance(field, peewee.ForeignKeyField) and set_attribute:
             setattr(self.model, field.object_id_name, accessors.ObjectIdAccessor(field))
         self.__dict__.pop("mappers", None)  # what was compiled for the former fields
+        self.__dict__.pop("query", None)
         if isinstance(field, peewee.FieldDatabaseHook) and self.database is None:
             field._db_hook(_any)  # type: ignore[attr-defined]
 

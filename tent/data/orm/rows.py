@@ -14,7 +14,7 @@ ReadAll = Callable[[Values], Values]  # it raises for values that want more care
 
 
 def columns_of(rows: Sequence[Row]) -> list[Values]:
-    """Return the columns of rows, of which there is one at least."""
+    """Return the columns of rows: none, when there are no rows."""
     return list(zip(*rows))
 
 
