@@ -223,6 +223,12 @@ def test_order_limit_and_offset(things: Any) -> None:
             assert [thing.id for thing in ordered.limit(4).offset(2)] == every[2:6]
             assert [thing.id for thing in ordered.offset(2).limit(4)] == every[2:6]
             assert [thing.id for thing in ordered.offset(20)] == every[20:]
+            assert [ordered.count(), ordered.limit(5).offset(2).count(), ordered.limit(9).offset(20).count()] == [
+                24,
+                5,
+                4,
+            ]
+            assert [ordered.exists(), ordered.offset(24).limit(1).exists()] == [True, False]
             assert [thing.id for thing in ordered.paginate(2, 5)] == every[5:10]
             assert [thing.id for thing in ordered.order_by(None).order_by(Thing.id)] == everything
             first = ordered.first()
@@ -240,8 +246,10 @@ def test_one_shape_is_compiled_once(things: Any, compiled: list[Any]) -> None:
             session.query(Thing).filter_by(level=n).all()
             session.query(Thing.id, Thing.name).filter_by(level=n).all()
             session.query(Thing).filter_by(name=None).all()
-    queries = [query for query in compiled if isinstance(query, peewee.ModelSelect)]
-    assert len(queries) == 5
+            session.query(Thing).filter_by(level=n).limit(2).count()
+            session.query(Thing).filter_by(level=n).exists()
+    queries = [query for query in compiled if isinstance(query, peewee.Select)]
+    assert len(queries) == 7
 
 
 def test_only_so_many_shapes_are_kept(things: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import peewee
@@ -87,12 +87,22 @@ class Execution:
     @exclusive
     def run_plain(self, query: Query[Any]) -> Result[Any] | None:
         """Run a plain query by SQL that is kept for its shape; None when it has no such SQL."""
-        self._prepare()
         loader = self.unit.loader
         mapper = loader.mapper(query.model)
+        cursor = self._fetch_plain(mapper, query, "rows", lambda: query)
+        return None if cursor is None else shaped(loader, mapper, query, cursor)
+
+    @exclusive
+    def plain_value(self, query: Query[Any], what: str, make: Callable[[], Any]) -> Any:
+        """Return the one value of what is made of a plain query; None when it has no SQL that is kept."""
+        cursor = self._fetch_plain(self.unit.loader.mapper(query.model), query, what, make)
+        return None if cursor is None else cursor.rows[0][0]
+
+    def _fetch_plain(self, mapper: Any, query: Query[Any], what: str, make: Callable[[], Any]) -> BufferedCursor | None:
+        self._prepare()
         params = query.params(mapper.by_name)
-        sql = mapper.shapes.sql(query.shape(), params, lambda: self.database.parse(query))
-        return None if sql is None else shaped(loader, mapper, query, self.transaction.fetch(sql, params))
+        sql = mapper.shapes.sql((what, query.shape()), params, lambda: self.database.parse(make()))
+        return None if sql is None else self.transaction.fetch(sql, params)
 
     def stream(self, query: Query[Any], size: int) -> Iterator[Any]:
         """Go through the rows of a query, `size` at a time, on a connection that is held meanwhile."""

@@ -354,8 +354,16 @@ class Query(Select, Generic[T]):
 
     def count(self, clear_limit: bool = False) -> int:  # type: ignore[override]
         """Return the number of rows, as SQL counts them; a limit counts."""
+        if self._is_plain and not clear_limit:
+            found = self._session._execution.plain_value(self, "count", self._counting)
+            if found is not None:
+                return int(found)
         counted = self if self._count_can_project_one() else self._with_names()
         return int(peewee.ModelSelect.count(counted, self._database, clear_limit))
+
+    def _counting(self) -> Any:
+        rows = self.order_by(None).alias("_wrapped").select(peewee.SQL("1"))
+        return peewee.Select([rows], [peewee.fn.COUNT(peewee.SQL("1"))])
 
     def _with_names(self) -> Query[T]:
         """Return the query with a name of its own for each column: MariaDB and MySQL count no rows without."""
@@ -369,7 +377,14 @@ class Query(Select, Generic[T]):
 
     def exists(self) -> bool:  # type: ignore[override]
         """Return whether there is a row."""
+        if self._is_plain:
+            found = self._session._execution.plain_value(self, "exists", self._looking)
+            if found is not None:
+                return bool(found)
         return bool(super().exists(self._database))
+
+    def _looking(self) -> Any:
+        return peewee.Select(columns=[peewee.fn.EXISTS(self.select(peewee.SQL("1")))])
 
     def update(self, values: Mapping[Any, Any], synchronize_session: Any = "fetch") -> int:
         """Update the rows of the query in one statement, and the session's objects with them.
