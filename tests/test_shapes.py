@@ -271,7 +271,7 @@ def test_what_is_no_plain_query_is_compiled_each_time(things: Any, compiled: lis
             plain.group_by(Thing.id),
             plain.with_related(Thing.owner),
             plain.select(Thing.id),
-            plain.order_by(peewee.fn.RANDOM() if things.kind != "mysql" else peewee.fn.RAND()),
+            plain.order_by(peewee.fn.RAND() if isinstance(things, peewee.MySQLDatabase) else peewee.fn.RANDOM()),
             plain.limit(peewee.Value(3)),
             plain.with_cte(Thing.select().cte("things_of_it")),
             plain.objects(),
@@ -283,6 +283,17 @@ def test_what_is_no_plain_query_is_compiled_each_time(things: Any, compiled: lis
             query.all()
             assert compiled and not query._is_plain
             assert plain._is_plain and plain._where_clause is None
+
+
+def test_what_is_set_on_a_plain_query_counts(things: Any) -> None:
+    with dbm.open_session(things) as session:
+        session.query(Thing).filter_by(level=1).all()
+        query = session.query(Thing).filter_by(level=1)
+        query._where = Thing.id == 3
+        assert ids(query.all()) == [3]
+        query = session.query(Thing.id).filter_by(level=2)
+        query.selected_columns = [Thing.name]
+        assert query.limit(1).tuples().all()[0][0].startswith("thing")
 
 
 def test_a_query_is_not_changed_by_what_is_made_of_it(things: Any) -> None:

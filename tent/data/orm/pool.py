@@ -75,8 +75,7 @@ class Pool(PooledDatabase):  # type: ignore[misc]  # playhouse has no type hints
         return self._take(self._is_closed)
 
     def _take(self, is_closed: Any, user: Any = None) -> Any:
-        self._pool_lock.acquire()
-        try:
+        with self._pool_lock:
             while self._connections:
                 opened, _, connection = self._connections.pop()
                 if is_closed(connection):
@@ -89,8 +88,6 @@ class Pool(PooledDatabase):  # type: ignore[misc]  # playhouse has no type hints
             if self._is_full():
                 raise MaxConnectionsExceeded(self._why_full())
             self._opening += 1
-        finally:
-            self._pool_lock.release()
         connection = None
         try:
             connection = self._open()
@@ -124,8 +121,7 @@ class Pool(PooledDatabase):  # type: ignore[misc]  # playhouse has no type hints
 
     def give_back(self, connection: Any, close_conn: bool = False) -> None:
         """Take back a connection that was given out, or close it."""
-        self._pool_lock.acquire()
-        try:
+        with self._pool_lock:
             held = self._in_use.pop(id(connection), None)
             if held is None and not close_conn:
                 return
@@ -137,5 +133,3 @@ class Pool(PooledDatabase):  # type: ignore[misc]  # playhouse has no type hints
                 self._connections.append((held.timestamp, self._heap_counter, connection))
             if self._max_connections:  # else nobody ever waits
                 self._pool_available.notify()
-        finally:
-            self._pool_lock.release()

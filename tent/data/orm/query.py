@@ -177,6 +177,17 @@ class Query(Select, Generic[T]):
     def _where(self, clause: Any) -> None:
         self._where_clause = clause
         self._conditions = ()
+        self._is_plain = False
+
+    @property
+    def selected_columns(self) -> Any:
+        """What is selected, which Peewee lets be set."""
+        return self._returning
+
+    @selected_columns.setter
+    def selected_columns(self, columns: Any) -> None:
+        self._returning = columns
+        self._is_plain = False
 
     # Building
 
