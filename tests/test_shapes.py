@@ -138,7 +138,6 @@ def ids(rows: Any) -> list[Any]:
     return sorted(row.id for row in rows)
 
 
-@pytest.mark.databases("memory", "file")
 def test_conditions_find_what_peewee_finds(things: Any) -> None:
     with dbm.open_session(things) as session:
         for owner in session.query(Owner).all()[:2]:
