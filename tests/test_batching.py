@@ -542,6 +542,25 @@ def test_a_subquery_as_a_value_is_read_back(session: Any, engine: Any) -> None:
     assert person.age == 3
 
 
+def test_a_field_of_a_users_own_may_let_sql_make_its_values(engine: Any, session: dbm.Session) -> None:
+    class Upper(peewee.CharField):  # type: ignore[misc]
+        def db_value(self, value: Any) -> Any:
+            return peewee.fn.UPPER(value)
+
+    class Sign(dbm.declarative_base()):  # type: ignore[misc]
+        text = Upper(null=True)
+
+    dbm.install_tables(engine, models=[Sign])
+    stop, go, blank = Sign(text="stop"), Sign(text="go"), Sign()
+    session.add_all([stop, go, blank])
+    session.commit()
+    assert [stop.text, go.text, blank.text] == ["STOP", "GO", None]
+    stop.text, go.text = "halt", None
+    session.commit()
+    assert rows(engine, "SELECT signs.text FROM signs ORDER BY signs.id") == [("HALT",), (None,), (None,)]
+    assert (stop.text, go.text) == ("HALT", None)
+
+
 def test_an_expression_that_is_rolled_back_gives_the_former_value(session: Any) -> None:
     person = Person(score=1)
     session.add(person)

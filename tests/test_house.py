@@ -68,6 +68,8 @@ ROOMS = [
     "orm.statements",
     "orm.dialect",
     "orm.mutable",
+    "orm.rows",
+    "orm.shapes",
     "orm.hooks",
     "orm.config",
     "orm.url",

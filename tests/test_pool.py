@@ -388,15 +388,15 @@ def test_ctrl_c_while_a_connection_is_given_back_keeps_none(
     connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = connect()
-    close = type(engine)._close
+    close = type(engine).give_back
 
     def interrupted(*args: Any) -> None:
-        monkeypatch.setattr(type(engine), "_close", close)
+        monkeypatch.setattr(type(engine), "give_back", close)
         raise KeyboardInterrupt
 
     with dbm.open_session(engine) as session:
         session.begin()
-        monkeypatch.setattr(type(engine), "_close", interrupted)
+        monkeypatch.setattr(type(engine), "give_back", interrupted)
         with pytest.raises(KeyboardInterrupt):
             session.commit()
         assert in_pool(engine)[0] == 0

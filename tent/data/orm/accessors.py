@@ -43,8 +43,10 @@ class ForeignKeyAccessor(Tracked, peewee.ForeignKeyAccessor):
     def __get__(self, instance: Any, instance_type: Any = None) -> Any:
         if instance is None:
             return self.field
-        if self.name in instance.__rel__:
+        try:
             return instance.__rel__[self.name]
+        except KeyError:
+            pass
         key = instance.__data__.get(self.name, MISSING)
         if key is MISSING:
             return unset(instance, self.name)

@@ -34,11 +34,14 @@ class BufferedCursor:
     def drain(cls, cursor: Any) -> BufferedCursor:
         """Take all rows of a driver's cursor, and close it."""
         try:
-            with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
-                rows = cursor.fetchall() if cursor.description else []
-            return cls(rows, cursor.description, cursor.rowcount, getattr(cursor, "lastrowid", None))
-        finally:
+            rows = cursor.fetchall() if cursor.description else []
+            drained = cls(rows, cursor.description, cursor.rowcount, getattr(cursor, "lastrowid", None))
+            cursor.close()
+            return drained
+        except BaseException:
             close_quietly(cursor)
+            with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+                raise
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.rows)

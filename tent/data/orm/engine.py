@@ -122,20 +122,28 @@ class Engine(Pool):
         if self._state.closed:
             shared = self.origin._state
             if shared.closed or not shared.transactions:
-                with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
-                    self._state.set_connection(self.origin.checkout(self))
+                try:
+                    self._state.conn = self.origin.checkout(self)
+                    self._state.closed = False
+                except Exception:
+                    with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+                        raise
             else:
                 self._state = shared
 
     def release(self) -> None:
         """Give the twin's connection back."""
-        if self._state is self._own_state:
-            conn = self._state.conn
+        assert self.origin is not None
+        state = self._state
+        if state is self._own_state:
+            conn = state.conn
             try:
-                self._state.reset()
-                self._close(conn)
+                if state.transactions or state.ctx or state.commit_callbacks:
+                    state.reset()
+                state.conn, state.closed = None, True
+                self.origin.give_back(conn)
             except BaseException:  # Ctrl-C, in whichever line: a connection that is back already stays there
-                self._close(conn)
+                self.origin.give_back(conn)
                 self._state.reset()
                 raise
         else:
@@ -280,7 +288,9 @@ class Engine(Pool):
     def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
         self.last_statement = sql
         try:
-            return super()._execute_cursor(sql, params, **options)
+            if options or self.query_hooks or peewee.logger.isEnabledFor(logging.DEBUG):  # type: ignore[attr-defined]
+                return super()._execute_cursor(sql, params, **options)
+            return self._execute_quietly(sql, params)
         except (OverflowError, UnicodeEncodeError) as error:
             raise peewee.DataError(f"a value can't be passed to the database: {error}") from error
         except peewee.PeeweeException as error:
@@ -292,6 +302,16 @@ class Engine(Pool):
             # A hook or Ctrl-C may have failed after the statement: unread rows would keep the transaction open.
             close_quietly(self._cursor)
             raise
+
+    def _execute_quietly(self, sql: str, params: Any) -> Any:
+        """Run a statement of which nobody wants to be told; Peewee's way to tell takes as long as a short statement."""
+        try:
+            cursor = self.cursor()
+            cursor.execute(sql, params or ())
+            return cursor
+        except Exception:
+            with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+                raise
 
     def drop_if_busy(self) -> None:
         """Close a connection on which a statement was interrupted: its answer would be taken for the next one's."""
@@ -378,12 +398,12 @@ class Engine(Pool):
         if self.origin is None:
             super()._close(connection, close_conn)
         else:
-            self.origin._close(connection, close_conn)
+            self.origin.give_back(connection, close_conn)
 
     def cursor(self, named_cursor: Any = None) -> Any:
         if self._forks != _forks:
             self._leave_parent()
-        self._cursor = super().cursor(named_cursor)
+        self._cursor = super().cursor(named_cursor) if self._state.closed else self._state.conn.cursor()
         return self._cursor
 
     def close_all(self) -> None:

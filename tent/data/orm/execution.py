@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import peewee
@@ -13,7 +13,7 @@ from .engine import Engine
 from .errors import ArgumentError, InvalidRequestError, ResourceClosedError, StaleDataError, shown
 from .guard import exclusive
 from .model import ModelRoot
-from .query import Query
+from .query import Query, model_of
 from .related import Related
 from .relation import Relation
 from .result import Result
@@ -40,9 +40,14 @@ class Execution:
     @exclusive
     def prepare(self) -> None:
         """Write what is pending, so that a query finds it."""
+        self._prepare()
+
+    def _prepare(self) -> None:
         self.transaction.check()
-        if not self.autoflush or self.transaction.is_flushing or not self.unit.has_pending():
-            return
+        if self.unit.has_pending() and self.autoflush and not self.transaction.is_flushing:
+            self._autoflush()
+
+    def _autoflush(self) -> None:
         try:
             self.transaction.flush()
         except (peewee.PeeweeException, InvalidRequestError) as error:
@@ -80,14 +85,24 @@ class Execution:
         return result
 
     @exclusive
-    def run_simple(self, query: Query[Any]) -> Result[Any] | None:
-        """Run a query that only has filter_by and a limit by SQL that is kept for its shape; None for another one."""
-        if not query.is_simple():
-            return None
-        self.prepare()
+    def run_plain(self, query: Query[Any]) -> Result[Any] | None:
+        """Run a plain query by SQL that is kept for its shape; None when it has no such SQL."""
         loader = self.unit.loader
         mapper = loader.mapper(query.model)
-        return Result(loader.by_values(mapper, query._criteria, query._limit), mapper.model.__name__)
+        cursor = self._fetch_plain(mapper, query, "rows", lambda: query)
+        return None if cursor is None else shaped(loader, mapper, query, cursor)
+
+    @exclusive
+    def plain_value(self, query: Query[Any], what: str, make: Callable[[], Any]) -> Any:
+        """Return the one value of what is made of a plain query; None when it has no SQL that is kept."""
+        cursor = self._fetch_plain(self.unit.loader.mapper(query.model), query, what, make)
+        return None if cursor is None else cursor.rows[0][0]
+
+    def _fetch_plain(self, mapper: Any, query: Query[Any], what: str, make: Callable[[], Any]) -> BufferedCursor | None:
+        self._prepare()
+        params = query.params(mapper.by_name)
+        sql = mapper.shapes.sql((what, query.shape()), params, lambda: self.database.parse(make()))
+        return None if sql is None else self.transaction.fetch(sql, params)
 
     def stream(self, query: Query[Any], size: int) -> Iterator[Any]:
         """Go through the rows of a query, `size` at a time, on a connection that is held meanwhile."""
@@ -136,17 +151,33 @@ class Execution:
         self.transaction.check()
         return bulk.delete(self.transaction, query, synchronize)
 
-    @exclusive
+    def held(self, model: Any, key: Any) -> Any:
+        """Return what `get` does, if that takes no more than a look into the identity map; else None.
+
+        This is what a program does most of all: whatever is unusual is left to `get`.
+        """
+        unit, transaction = self.unit, self.transaction
+        try:
+            rows = unit.identity_map.models[model]
+        except (KeyError, TypeError):
+            return None
+        reference = rows.get(key) if type(key) is rows.plain_key else None
+        if reference is None or transaction.handle is not None or unit.deleted:
+            return None
+        instance = reference()
+        # While listeners are told of the end of a transaction, when `get` is refused, no object is of this epoch.
+        return instance if instance is not None and instance._epoch == unit.loader.epoch else None
+
     def get(self, model: Any, key: Any, with_for_update: bool = False) -> Any:
-        """Return the object of a key; see `Session.get`."""
+        """Return the object of a key; see `Session.get`, which has the lock."""
         self.transaction.check()
-        mapper = self.mapper(model)
+        mapper, unit = self.mapper(model), self.unit
         identity = mapper.identity(key) if key is not None else None
         if identity is None:
             return None
-        unit = self.unit
         instance = unit.identity_map.find(model, identity) or unit.pending_with(mapper, identity)
         if instance is not None and not with_for_update:
+            unit.identity_map.rows(model).plain_key = mapper.plain_key
             if id(instance) in unit.deleted:
                 return None
             if instance._epoch == unit.loader.epoch or id(instance) in unit.new:
@@ -244,4 +275,5 @@ class Execution:
     @exclusive
     def load(self, query: Any, cursor: BufferedCursor) -> Result[Any]:
         """Make the objects of a query's rows."""
-        return shaped(self.unit.loader, query, cursor)
+        loader = self.unit.loader
+        return shaped(loader, loader.mapper(model_of(query.model)), query, cursor)

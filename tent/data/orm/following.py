@@ -40,11 +40,12 @@ def follow(unit: UnitOfWork, instance: Any, field: Any, key: Any) -> Any:
 def _load_targets(unit: UnitOfWork, mapper: Mapper, instance: Any, field: Any) -> set[Any]:
     """Load what an object and its peers refer to and is not known, and return the keys for which there is no row."""
     name, target = field.name, field.rel_field.name
-    normal = mapper.by_name[target].normal
+    column, plain = mapper.by_name[target], mapper.plain_key if mapper.key_names == (target,) else None
     waiting: dict[Any, list[Any]] = {}
     for peer in peers_of(instance):
         if peer is instance or _can_follow(unit, peer, name):
-            waiting.setdefault(normal(peer.__data__[name]), []).append(peer)
+            key = peer.__data__[name]
+            waiting.setdefault(key if type(key) is plain else column.normal(key), []).append(peer)
     targets = {key: _in_session(unit, mapper, field, key) for key in waiting}
     for found in _read(unit, mapper, target, [key for key, found in targets.items() if found is None]):
         targets[committed_value(found, target)] = found
@@ -76,7 +77,8 @@ def _in_session(unit: UnitOfWork, mapper: Mapper, field: Any, key: Any) -> Any:
     if mapper.key_names != (field.rel_field.name,):
         return None
     identity = mapper.identity(key)
-    return unit.identity_map.find(mapper.model, identity) or unit.pending_with(mapper, identity)
+    found = unit.identity_map.find(mapper.model, identity)
+    return unit.pending_with(mapper, identity) if found is None and unit.pending else found
 
 
 def answer(unit: UnitOfWork, instance: Any, field: Any) -> list[Any] | None:

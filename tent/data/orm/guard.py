@@ -19,14 +19,19 @@ def exclusive(method: F) -> F:
 
     @functools.wraps(method)
     def call(self: Any, *args: Any, **options: Any) -> Any:
-        if not self.lock.acquire(blocking=False):
-            raise ConcurrentUseError(
-                "Another thread is using this session. A session belongs to one thread at a time: open one for each, "
-                "dbm.open_session(engine)."
-            )
+        if not self.lock.acquire(False):
+            raise used_at_once()
         try:
             return method(self, *args, **options)
         finally:
             self.lock.release()
 
     return call  # type: ignore[return-value]
+
+
+def used_at_once() -> ConcurrentUseError:
+    """Return the error for a second thread."""
+    return ConcurrentUseError(
+        "Another thread is using this session. A session belongs to one thread at a time: open one for each, "
+        "dbm.open_session(engine)."
+    )

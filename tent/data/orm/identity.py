@@ -10,10 +10,25 @@ import peewee
 
 from .tracking import committed_value
 
-Rows = dict[Any, "weakref.ref[Any]"]
 Index = dict[Any, dict[int, "weakref.ref[Any]"]]  # the objects that refer to something, by its key and their `id`
 
 _ROOM = 1_000
+
+
+class Rows(dict[Any, "weakref.ref[Any]"]):
+    """The references to the objects of a model, by key."""
+
+    __slots__ = ("plain_key", "room")
+
+    def __init__(self) -> None:
+        self.room = _ROOM  # for how many there is room, until the dead ones are swept out
+        self.plain_key: type | None = None  # the type of which a key needs no conversion, once that is known
+
+    def sweep(self) -> None:
+        """Take the dead references out."""
+        for key in [key for key, reference in self.items() if reference() is None]:
+            del self[key]
+        self.room = max(_ROOM, 2 * len(self))
 
 
 class IdentityMap(Mapping[tuple[type, Any], Any]):
@@ -24,26 +39,22 @@ class IdentityMap(Mapping[tuple[type, Any], Any]):
     """
 
     def __init__(self) -> None:
-        self._models: dict[type, Rows] = {}
-        self._room: dict[type, int] = {}
+        self.models: dict[type, Rows] = {}
         self._indexes: dict[type, dict[str, Index]] = {}
 
     def rows(self, model: type) -> Rows:
         """Return the references to the objects of a model, by key, with room made for more."""
-        rows = self._models.get(model)
+        rows = self.models.get(model)
         if rows is None:
-            rows = self._models[model] = {}
-            self._room[model] = _ROOM
-        elif len(rows) > self._room[model]:
-            for key in [key for key, reference in rows.items() if reference() is None]:
-                del rows[key]
-            self._room[model] = max(_ROOM, 2 * len(rows))
+            rows = self.models[model] = Rows()
+        elif len(rows) > rows.room:
+            rows.sweep()
             self._indexes.pop(model, None)
         return rows
 
     def find(self, model: type, key: Any) -> Any:
         """Return the object of a key, or None."""
-        rows = self._models.get(model)
+        rows = self.models.get(model)
         reference = None if rows is None else rows.get(key)
         return None if reference is None else reference()
 
@@ -55,17 +66,16 @@ class IdentityMap(Mapping[tuple[type, Any], Any]):
     def discard(self, model: type, key: Any, instance: Any) -> None:
         """Take an object out, unless another one has its key by now."""
         if self.find(model, key) is instance:
-            del self._models[model][key]
+            del self.models[model][key]
 
     def clear(self) -> None:
         """Let go of all objects."""
-        self._models.clear()
-        self._room.clear()
+        self.models.clear()
         self._indexes.clear()
 
     def objects(self, model: type | None = None) -> Iterator[Any]:
         """Go through the living objects, of a model or of all; they may change meanwhile."""
-        for rows in list(self._models.values()) if model is None else [self._models.get(model, {})]:
+        for rows in list(self.models.values()) if model is None else [self.models.get(model, Rows())]:
             for reference in list(rows.values()):
                 instance = reference()
                 if instance is not None:
@@ -73,7 +83,7 @@ class IdentityMap(Mapping[tuple[type, Any], Any]):
 
     def has(self, model: type) -> bool:
         """Return whether there may be objects of a model."""
-        return bool(self._models.get(model))
+        return bool(self.models.get(model))
 
     def referring(self, model: type, name: str, values: Iterable[Any]) -> list[Any]:
         """Return objects of a model whose rows have, or had, one of these values in a foreign key.
@@ -110,7 +120,7 @@ class IdentityMap(Mapping[tuple[type, Any], Any]):
         return instance
 
     def __iter__(self) -> Iterator[tuple[type, Any]]:
-        for model, rows in list(self._models.items()):
+        for model, rows in list(self.models.items()):
             for key, reference in list(rows.items()):
                 if reference() is not None:
                     yield model, key
@@ -123,7 +133,7 @@ class IdentityMap(Mapping[tuple[type, Any], Any]):
 
     def __repr__(self) -> str:
         models = {
-            model.__name__: len(rows) for model, rows in self._models.items() if isinstance(model, peewee.ModelBase)
+            model.__name__: len(rows) for model, rows in self.models.items() if isinstance(model, peewee.ModelBase)
         }
         return f"<IdentityMap {models}>"
 

@@ -16,10 +16,11 @@ from .errors import explain, shown
 from .identity import IdentityMap
 from .mapper import Mapper, chunks, mapper_of
 from .peers import GROUP, Peers
+from .rows import Row
 from .statements import found_among
 from .tracking import CLEAN, Owner, Reading
 
-Row = Sequence[Any]
+_PART = 500  # rows that are worked on at a time: more of them don't stay in the processor's cache
 
 
 class Loader:
@@ -50,37 +51,40 @@ class Loader:
         if len(rows) > GROUP:
             parts = (self.load(mapper, rows[start : start + GROUP]) for start in range(0, len(rows), GROUP))
             return list(itertools.chain.from_iterable(parts))
-        known = self.identity_map.rows(mapper.model)
-        names, key_in, decoders = mapper.names, mapper.key_in, mapper.decoders
-        decode_key = [column.decode for column in mapper.key_columns] != [None] * len(mapper.key_columns)
-        reference = weakref.ref
+        objects: list[Any] = []
         references: list[weakref.ref[Any]] = []
-        peers = Peers(references) if len(rows) > 1 else None
-        objects = []
-        for row in rows:
-            data = dict(zip(names, row))
-            for name, decode, takes_null in decoders:
-                value = data[name]
-                if value is not None or takes_null:
-                    data[name] = decode(value)
-            key = mapper.key_of(data) if decode_key else key_in(row)
-            found = known.get(key)
-            instance = None if found is None else found()
-            if found is not None and instance is not None:
-                self.refresh(instance, data, mapper)
-            else:
-                instance = self._make(mapper.model, data)
-                known[key] = found = reference(instance)
-            if peers is not None:
+        for start in range(0, len(rows), _PART):
+            self._load(mapper, rows[start : start + _PART] if len(rows) > _PART else rows, objects, references)
+        if len(objects) > 1:
+            peers = Peers(references)
+            for instance in objects:
                 instance._peers = peers
-                references.append(found)
-            elif instance._peers is not None:
-                instance._peers.forget(instance)
-            objects.append(instance)
+        elif objects and objects[0]._peers is not None:
+            objects[0]._peers.forget(objects[0])
         if self.identity_map.is_indexed(mapper.model):
             for instance in objects:
                 self.identity_map.note(instance)
         return objects
+
+    def _load(self, mapper: Mapper, rows: Sequence[Row], objects: list[Any], references: list[Any]) -> None:
+        """Add the objects of rows, and the references to them: without a call for each, as there may be a million."""
+        model, owner, epoch, reading = mapper.model, self.owner, self.epoch, self.reading
+        known, reference, new = self.identity_map.rows(model), weakref.ref, model.__new__
+        for key, data in zip(*mapper.read(rows)):
+            found = known.get(key)
+            if found is not None and (instance := found()) is not None:
+                self.refresh(instance, data, mapper)
+            else:
+                instance = new(model)
+                instance.__data__ = data
+                instance._owner = owner
+                instance._committed = CLEAN
+                instance._epoch = epoch
+                if reading is not None:
+                    instance._reading = reading
+                known[key] = found = reference(instance)
+            objects.append(instance)
+            references.append(found)
 
     def _make_keyless(self, mapper: Mapper, data: dict[str, Any]) -> Any:
         """Return an object of a row without a key: it can't be told from others, and is detached."""
@@ -91,7 +95,6 @@ class Loader:
     def _make(self, model: Any, data: dict[str, Any]) -> Any:
         instance = model.__new__(model)
         instance.__data__ = data
-        instance.__rel__ = {}
         instance._owner = self.owner
         instance._committed = CLEAN
         instance._epoch = self.epoch
@@ -101,7 +104,8 @@ class Loader:
 
     def refresh(self, instance: Any, data: dict[str, Any], mapper: Mapper) -> None:
         """Give an object the values of its row, except where it has unsaved changes."""
-        current, committed, related = instance.__data__, instance._committed, instance.__rel__
+        current, committed = instance.__data__, instance._committed
+        related = instance.__rel__ if mapper.foreign_keys else {}
         instance._epoch = self.epoch
         if instance._reading is not self.reading:
             instance._reading = self.reading
@@ -135,15 +139,6 @@ class Loader:
         sql = mapper.lock_by_key if for_update else mapper.select_by_key
         objects = self._read(mapper, sql, params, lambda: f" with the key {shown(key)}")
         return objects[0] if objects else None
-
-    def by_values(self, mapper: Mapper, values: Sequence[tuple[str, Any]], limit: int | None) -> list[Any]:
-        """Return the objects of the rows with these values in their columns; SQL is compiled once for the columns."""
-        shape = (tuple((name, value is None) for name, value in values), limit is None)
-        sql = mapper.statement(shape, lambda: _select_by_values(mapper, *shape))
-        params = [mapper.by_name[name].encode(value) for name, value in values if value is not None]
-        if limit is not None:
-            params.append(limit)
-        return self._read(mapper, sql, params, lambda: "".join(f" by {name}" for name, _ in values))
 
     def by_keys(self, mapper: Mapper, keys: Sequence[Any]) -> list[Any]:
         """Return the objects of the rows with these keys, read now in a few statements."""
@@ -193,12 +188,3 @@ class Loader:
         else:
             self.identity_map.add(mapper.model, key, instance)
         return instance
-
-
-def _select_by_values(mapper: Mapper, columns: Sequence[tuple[str, bool]], unlimited: bool) -> str:
-    conditions = []
-    for name, is_null in columns:
-        column = mapper.by_name[name]
-        conditions.append(f"{column.sql} IS NULL" if is_null else f"{column.sql} = {column.placeholder}")
-    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-    return f"{mapper.select}{where}{'' if unlimited else ' LIMIT ' + mapper.param}"

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import decimal
 import functools
+import json
 import operator
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,8 @@ import peewee
 from .dialect import read_json
 from .engine import Engine, quoted
 from .errors import InvalidRequestError, shown
+from .rows import ReadAll, Row, Values, columns_of, dicts, read_decimals, read_json_texts, read_present, reader_of
+from .shapes import Shapes
 from .tracking import MutableAccessor
 from .version import Version
 
@@ -62,7 +65,7 @@ class Column:
 
     __slots__ = (
         "adapter", "array", "decode", "encode", "field", "has_default", "is_naive",
-        "name", "native", "nulls", "placeholder", "sql", "type",
+        "name", "native", "nulls", "placeholder", "read_all", "sql", "type",
     )  # fmt: skip
 
     def __init__(self, field: Any, engine: Engine) -> None:
@@ -83,6 +86,7 @@ class Column:
         # A server would take the zone off a time.
         self.is_naive = bool(engine.native_times) and field.field_type in ("DATETIME", "TIME")
         self.nulls = _is_users(kind.python_value), _is_users(kind.db_value)
+        self.read_all = None if self.decode is None else _reader_of_all(base)
         self.has_default = any(
             isinstance(part, peewee.SQL) and part.sql.lstrip().upper().startswith("DEFAULT")
             for part in field.constraints or ()
@@ -132,6 +136,19 @@ class Column:
             value = self.decode(value)
         return bytes(value) if isinstance(value, (memoryview, bytearray)) else value
 
+    def read(self, values: Values) -> Values:
+        """Return what several rows have in the column, as the attribute has it."""
+        decode = self.decode
+        if decode is None:
+            return values
+        if self.read_all is not None:
+            try:
+                return read_present(self.read_all, values)
+            except (ValueError, TypeError, ArithmeticError):
+                pass  # there is one that is not as they all are
+        takes_null = self.nulls[0]
+        return [decode(value) if value is not None or takes_null else None for value in values]
+
     def converted(self, value: Any, encoded: Any) -> Any:
         """Return what an attribute has after a flush that encoded its value, which was of another type than a row's."""
         try:
@@ -156,9 +173,7 @@ class Mapper:
         self.names = tuple(column.name for column in self.columns)
         self.table = quoted(engine, *meta.entity._path)
         self.mutable = [column.name for column in self.columns if column.field.accessor_class is MutableAccessor]
-        self.decoders = [
-            (column.name, column.decode, column.nulls[0]) for column in self.columns if column.decode is not None
-        ]
+        self.decoded = [(place, column) for place, column in enumerate(self.columns) if column.decode is not None]
         self.key_columns = [self.by_name[field.name] for field in meta.get_primary_keys()]
         self.key_names = tuple(column.name for column in self.key_columns)
         self.plain_key = self._type_of_plain_keys()
@@ -174,9 +189,10 @@ class Mapper:
         self.select = f"SELECT {', '.join(column.sql for column in self.columns)} FROM {self.table}"
         self.select_by_key = f"{self.select} WHERE {self.where_key}"
         self.lock_by_key = self.select_by_key + (" FOR UPDATE" if engine.for_update else "")
-        self.key_in = operator.itemgetter(*(self.names.index(name) for name in self.key_names or self.names))
+        self.keys_in = operator.itemgetter(*(self.names.index(name) for name in self.key_names or self.names))
         self.statements: dict[Any, Any] = {}
         self._orders: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self.shapes = Shapes()  # of queries
 
     def _type_of_plain_keys(self) -> type | None:
         """Return the type, int or str, that a key has when it needs no conversion; None when each key may need one."""
@@ -202,6 +218,25 @@ class Mapper:
         if sql is None:
             sql = self.statements[shape] = compile()
         return sql
+
+    def read(self, rows: Sequence[Row]) -> tuple[Iterable[Any], list[dict[str, Any]]]:
+        """Return the keys of rows, and what objects have of them: their values, by name."""
+        if len(rows) == 1:
+            data = self._read_one(rows[0])
+            return (self.key_of(data),), [data]
+        columns = columns_of(rows)
+        for place, column in self.decoded:
+            columns[place] = column.read(columns[place])
+        keys = self.keys_in(columns)
+        return keys if len(self.key_names) == 1 else zip(*keys), dicts(self.names, columns)
+
+    def _read_one(self, row: Row) -> dict[str, Any]:
+        data = dict(zip(self.names, row))
+        for _, column in self.decoded:
+            value = data[column.name]
+            if value is not None or column.nulls[0]:
+                data[column.name] = column.decode(value)  # type: ignore[misc]
+        return data
 
     def key_of(self, data: Any) -> Any:
         """Return the key in a mapping of names to values: of several columns a tuple, None when a part is missing."""
@@ -251,11 +286,12 @@ class Mapper:
 
 def mapper_of(model: Any, engine: Engine) -> Mapper:
     """Return the mapper of a model on the kind of an engine, made once."""
-    mappers = model._meta.__dict__.setdefault("mappers", {})
-    mapper = mappers.get(type(engine))
-    if mapper is None:
+    try:
+        return model._meta.mappers[type(engine)]  # type: ignore[no-any-return]
+    except (AttributeError, KeyError):
+        mappers: dict[type, Mapper] = model._meta.__dict__.setdefault("mappers", {})
         mapper = mappers[type(engine)] = Mapper(model, engine)
-    return mapper  # type: ignore[no-any-return]
+        return mapper
 
 
 def where_equal(columns: Iterable[Column]) -> str:
@@ -306,13 +342,12 @@ def _writer(field: Any, base: Any, engine: Engine) -> tuple[str, Convert]:
 def _reader(field: Any, engine: Engine) -> Convert | None:
     if isinstance(field, peewee.JSONField):
         return functools.partial(read_json, field._loads)  # type: ignore[attr-defined]
-    kind: Any = type(field)
-    convert = field.python_value
-    parse = next((parse for base, parse in _ISO.items() if isinstance(field, base) and kind.adapt is base.adapt), None)
-    if parse and isinstance(field, engine.native_times) and kind.python_value is peewee.Field.python_value:
+    convert: Convert = field.python_value
+    parse = _iso_parser(field)
+    if parse is not None and isinstance(field, engine.native_times):
         return None
-    if parse is None or field.formats is not kind.formats or kind.python_value is not peewee.Field.python_value:
-        return convert  # type: ignore[no-any-return]
+    if parse is None or field.formats is not type(field).formats:
+        return convert
 
     def read(value: Any) -> Any:
         # Ten times as fast as Peewee's strptime, which still gets what is in none of the ISO forms.
@@ -322,6 +357,27 @@ def _reader(field: Any, engine: Engine) -> Convert | None:
             return convert(value)
 
     return read
+
+
+def _reader_of_all(field: Any) -> ReadAll | None:
+    """Return what reads a whole column as `_reader` reads each value; None when each has to be read by itself."""
+    kind: Any = type(field)
+    if isinstance(field, peewee.JSONField):
+        return read_json_texts if field._loads is json.loads else None  # type: ignore[attr-defined]
+    if kind.python_value is peewee.DecimalField.python_value:
+        return read_decimals
+    if kind.python_value is peewee.Field.python_value and kind.adapt is bool:
+        return reader_of(bool)
+    parse = _iso_parser(field)
+    return None if parse is None or field.formats is not kind.formats else reader_of(parse)
+
+
+def _iso_parser(field: Any) -> Convert | None:
+    """Return what reads a time as ISO writes it, of a field that does no more with it than Peewee's."""
+    kind: Any = type(field)
+    if kind.python_value is not peewee.Field.python_value:
+        return None
+    return next((parse for base, parse in _ISO.items() if isinstance(field, base) and kind.adapt is base.adapt), None)
 
 
 def _unique_sets(meta: Any) -> list[tuple[str, ...]]:

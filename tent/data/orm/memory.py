@@ -117,6 +117,9 @@ class MemoryEngine(SqliteEngine):
     def _close(self, conn: Any, close_conn: bool = False) -> None:
         """The connection stays open: the database lives in it."""
 
+    def give_back(self, connection: Any, close_conn: bool = False) -> None:
+        """As little as `_close`."""
+
     def _after_fork(self) -> None:
         abandon(self._memory)
         super()._after_fork()

@@ -326,7 +326,9 @@ class Persister:
             column, kinds = mapper.by_name[name], set(map(type, values))
             encoded = column.encoded(values, kinds)
             columns.append(encoded)
-            if any(issubclass(kind, peewee.Node) and not issubclass(kind, peewee.Model) for kind in kinds):
+            # A user's own field may have made SQL of a value.
+            made = kinds if not column.nulls[1] else set(map(type, encoded))
+            if any(issubclass(kind, peewee.Node) and not issubclass(kind, peewee.Model) for kind in made):
                 computed.append(name)
             if column.type is not None and not kinds.issubset((*column.type, type(None))):
                 self._convert(column, column.type, instances, values, encoded)

@@ -18,13 +18,13 @@ class Held:
 
     __slots__ = ("checked_out", "connection", "is_new", "thread", "timestamp", "user")
 
-    def __init__(self, connection: Any, timestamp: float, is_new: bool) -> None:
+    def __init__(self, connection: Any, timestamp: float, is_new: bool, user: Any) -> None:
         self.connection = connection
         self.timestamp = timestamp  # when it was opened
         self.checked_out = time.time()
         self.is_new = is_new
         self.thread = threading.current_thread()
-        self.user: Any = None
+        self.user = user
 
     def __str__(self) -> str:
         statement = getattr(self.user, "last_statement", None)
@@ -45,20 +45,18 @@ class Pool(PooledDatabase):  # type: ignore[misc]  # playhouse has no type hints
 
     def checkout(self, user: Any) -> Any:
         """Return a connection for a session's twin. Raises `peewee.OperationalError` when none becomes free in time."""
-        deadline = time.monotonic() + (self._wait_timeout or 0)
+        deadline = None
         while True:
             try:
-                connection = self._take(self.is_gone)
+                return self._take(self.is_gone, user)
             except MaxConnectionsExceeded as error:
+                now = time.monotonic()
+                deadline = now + (self._wait_timeout or 0) if deadline is None else deadline
                 with self._pool_available:
                     if self._is_full() and not self._connections:
-                        remaining = deadline - time.monotonic()
-                        if remaining <= 0:
+                        if deadline <= now:
                             raise peewee.OperationalError(self._why_full()) from error
-                        self._pool_available.wait(min(remaining, threading.TIMEOUT_MAX))
-            else:
-                self._in_use[id(connection)].user = user
-                return connection
+                        self._pool_available.wait(min(deadline - now, threading.TIMEOUT_MAX))
 
     def is_gone(self, connection: Any) -> bool:
         """Tell whether a connection is known to be closed, without asking the server."""
@@ -76,7 +74,7 @@ class Pool(PooledDatabase):  # type: ignore[misc]  # playhouse has no type hints
     def _connect(self) -> Any:
         return self._take(self._is_closed)
 
-    def _take(self, is_closed: Any) -> Any:
+    def _take(self, is_closed: Any, user: Any = None) -> Any:
         with self._pool_lock:
             while self._connections:
                 opened, _, connection = self._connections.pop()
@@ -85,7 +83,7 @@ class Pool(PooledDatabase):  # type: ignore[misc]  # playhouse has no type hints
                 if self._stale_timeout and self._is_stale(opened):
                     self._close_raw(connection)
                     continue
-                self._in_use[id(connection)] = Held(connection, opened, is_new=False)
+                self._in_use[id(connection)] = Held(connection, opened, False, user)
                 return connection
             if self._is_full():
                 raise MaxConnectionsExceeded(self._why_full())
@@ -100,7 +98,7 @@ class Pool(PooledDatabase):  # type: ignore[misc]  # playhouse has no type hints
                 if connection is None:
                     self._pool_available.notify()
                 else:
-                    self._in_use[id(connection)] = Held(connection, time.time(), is_new=True)
+                    self._in_use[id(connection)] = Held(connection, time.time(), True, user)
 
     def _open(self) -> Any:
         """Return a new connection, as the driver makes it."""
@@ -119,7 +117,11 @@ class Pool(PooledDatabase):  # type: ignore[misc]  # playhouse has no type hints
         )
 
     def _close(self, connection: Any, close_conn: bool = False) -> None:
-        with self._pool_available:
+        self.give_back(connection, close_conn)
+
+    def give_back(self, connection: Any, close_conn: bool = False) -> None:
+        """Take back a connection that was given out, or close it."""
+        with self._pool_lock:
             held = self._in_use.pop(id(connection), None)
             if held is None and not close_conn:
                 return
@@ -129,4 +131,5 @@ class Pool(PooledDatabase):  # type: ignore[misc]  # playhouse has no type hints
             else:
                 self._heap_counter += 1
                 self._connections.append((held.timestamp, self._heap_counter, connection))
-            self._pool_available.notify()
+            if self._max_connections:  # else nobody ever waits
+                self._pool_available.notify()

@@ -11,6 +11,7 @@ from .accessors import eager_loading
 from .dialect import Late
 from .errors import ArgumentError, InvalidRequestError
 from .result import Result
+from .shapes import Condition, conditions, equal, is_field_of, order
 from .tracking import MISSING
 
 T = TypeVar("T")
@@ -20,11 +21,15 @@ else:
     _ModelSelect = peewee.ModelSelect
 
 
+ROWS = (peewee.ROW.DICT, peewee.ROW.TUPLE, peewee.ROW.NAMED_TUPLE)  # the types of rows that are no objects
+
+
 class _LoadsObjects:
     """Executed in a session, a query on a model gives the session's objects; elsewhere, what Peewee gives."""
 
     model: Any
     _constructor: Any
+    _row_type: Any
 
     def _execute(self, database: Any) -> Any:
         with eager_loading():
@@ -35,8 +40,12 @@ class _LoadsObjects:
             return super().prefetch(*subqueries, **options)  # type: ignore[misc]
 
     def _get_cursor_wrapper(self, cursor: Any) -> Any:
-        if getattr(cursor, "load", None) is not None and self._constructor is self.model:
+        if getattr(cursor, "load", None) is not None and (self._row_type in ROWS or self._constructor is self.model):
             return cursor.load(self, cursor)  # objects() without a constructor: objects of the model
+        return super()._get_cursor_wrapper(cursor)  # type: ignore[misc]
+
+    def wrapper(self, cursor: Any) -> Any:
+        """Return Peewee's own wrapper of a cursor, which knows what the columns of its rows are."""
         return super()._get_cursor_wrapper(cursor)  # type: ignore[misc]
 
     def _get_model_cursor_wrapper(self, cursor: Any) -> Any:
@@ -70,7 +79,9 @@ class Query(Select, Generic[T]):
 
     _session: Any = None
     _entities: tuple[Any, ...] | None = None  # what each row has, when rows are not objects
-    _criteria: tuple[tuple[str, Any], ...] = ()  # of filter_by, not yet in the WHERE: the key of a compiled statement
+    _is_plain = False  # made by the verbs of which `shape` tells
+    _selected: tuple[str, ...] | None = None  # of a plain query: the fields, when these are not all
+    _conditions: tuple[Condition, ...] = ()  # of a plain query; no expressions of the WHERE as long as nobody asks
     _chunk: int | None = None
     locks = False
     _where_clause: Any = None
@@ -99,39 +110,99 @@ class Query(Select, Generic[T]):
     @classmethod
     def of(cls, session: Any, *entities: Any) -> Query[Any]:
         """Return the query of a session for a model, an alias of one, or several of them and columns."""
-        if not entities:
-            raise ArgumentError("query() takes what to query: a model, or columns, as in query(User.id, User.name).")
-        model = entities[0] if is_entity(entities[0]) else _model_in(entities)
-        if len(entities) == 1 and model is entities[0]:
-            fields = model.get_field_aliases() if isinstance(model, peewee.ModelAlias) else model._meta.sorted_fields
-            query = cls(model, fields, is_default=True)
+        if len(entities) == 1 and is_entity(entities[0]):
+            query = cls._of_entity(entities[0])
         else:
-            query = cls(model, entities)
-            query._entities = entities
+            query = cls._of_nodes(entities)
         query._session = session
         query._database = session._execution.database
         return query
 
-    # The WHERE: what filter_by collected becomes expressions as soon as something else than filter_by wants them
+    @classmethod
+    def _of_entity(cls, entity: Any) -> Query[Any]:
+        if isinstance(entity, peewee.ModelAlias):
+            return cls(entity, entity.get_field_aliases(), is_default=True)
+        try:
+            kept = entity._meta.query
+        except AttributeError:
+            made: Query[Any] = Query(entity, entity._meta.sorted_fields, is_default=True)
+            made._is_plain = True
+            kept = entity._meta.query = made.__dict__
+        query = object.__new__(cls)
+        query.__dict__ = kept.copy()
+        return query
+
+    @classmethod
+    def _of_nodes(cls, entities: tuple[Any, ...]) -> Query[Any]:
+        if not entities:
+            raise ArgumentError("query() takes what to query: a model, or columns, as in query(User.id, User.name).")
+        model = _model_in(entities)
+        query = cls(model, entities)
+        query._entities = entities
+        if isinstance(model, type) and all(is_field_of(model, entity) for entity in entities):
+            query._is_plain, query._selected = True, tuple(entity.name for entity in entities)
+        return query
+
+    def _plain_copy(self) -> Query[T]:
+        """Return a copy of a plain query, to be a little different. The lists in it are not changed in place."""
+        query: Query[T] = object.__new__(type(self))
+        query.__dict__ = self.__dict__.copy()
+        return query
+
+    def clone(self) -> Query[T]:
+        query: Query[T] = super().clone()
+        query._is_plain = False
+        return query
+
+    @property
+    def _hash(self) -> int:
+        """What Peewee keeps: it is seldom asked for, and made anew for each query."""
+        return int(self._get_hash())  # type: ignore[attr-defined]
+
+    @_hash.setter
+    def _hash(self, value: int) -> None:
+        pass
+
+    # The WHERE: conditions become expressions as soon as somebody wants these
 
     @property
     def _where(self) -> Any:
-        for name, value in self._criteria:
-            condition = getattr(self.model, name) == value
-            self._where_clause = condition if self._where_clause is None else self._where_clause & condition
-        self._criteria = ()
-        return self._where_clause
+        clause = self._where_clause
+        for name, _, value, expression in self._conditions:
+            one = getattr(self.model, name) == value if expression is None else expression
+            clause = one if clause is None else clause & one
+        return clause
 
     @_where.setter
     def _where(self, clause: Any) -> None:
         self._where_clause = clause
-        self._criteria = ()
+        self._conditions = ()
+        self._is_plain = False
+
+    @property
+    def selected_columns(self) -> Any:
+        """What is selected, which Peewee lets be set."""
+        return self._returning
+
+    @selected_columns.setter
+    def selected_columns(self, columns: Any) -> None:
+        self._returning = columns
+        self._is_plain = False
 
     # Building
 
     def where(self, *expressions: Any) -> Query[T]:
         self._refuse_after_limit("where")
+        if self._is_plain:
+            found = [one for expression in expressions for one in conditions(self.model, expression)]
+            if None not in found:
+                return self._with_conditions(found)
         return super().where(*expressions) if expressions else self.clone()
+
+    def _with_conditions(self, found: Iterable[Any]) -> Query[T]:
+        query = self._plain_copy()
+        query._conditions = (*self._conditions, *found)
+        return query
 
     def filter(self, *expressions: Any, **django: Any) -> Query[T]:
         """Return the query with conditions added: expressions, or Peewee's keywords (`name__ilike="jo%"`)."""
@@ -158,12 +229,12 @@ class Query(Select, Generic[T]):
         """Return the query with conditions `column = value` added; None means IS NULL, an object means its key."""
         self._refuse_after_limit("filter_by")
         model = self._join_ctx if self._joins and is_entity(self._join_ctx) else self.model
-        names = {_column(model, name): value for name, value in values.items()}
-        if model is not self.model or model is not model_of(model):
-            return self.where(*(getattr(model, name) == value for name, value in names.items()))
-        query: Query[T] = self.clone()
-        query._criteria = (*self._criteria, *names.items())
-        return query
+        fields = [(_field(model, name), value) for name, value in values.items()]
+        if self._is_plain:
+            found = [equal(field, value) for field, value in fields]
+            if None not in found:
+                return self._with_conditions(found)
+        return self.where(*(getattr(model, field.name) == value for field, value in fields))
 
     def order_by(self, *columns: Any) -> Query[T]:
         """Return the query with columns added to its order; `order_by(None)` clears the order."""
@@ -173,7 +244,36 @@ class Query(Select, Generic[T]):
         for column in columns:
             if isinstance(column, str):
                 raise ArgumentError(f"order_by() takes columns, such as {self._what()}.{column}, not {column!r}.")
-        return super().order_by(*(self._order_by or ()), *columns)
+        ordered = (*(self._order_by or ()), *columns)
+        is_plain = self._is_plain and all(order(self.model, column) is not None for column in columns)
+        return self._with(_order_by=ordered) if is_plain else super().order_by(*ordered)
+
+    def limit(self, value: Any = None) -> Query[T]:
+        """Return the query with at most so many rows."""
+        is_plain = self._is_plain and (value is None or type(value) is int)
+        return self._with(_limit=value) if is_plain else super().limit(value)
+
+    def offset(self, value: Any = None) -> Query[T]:
+        """Return the query without so many of its first rows."""
+        is_plain = self._is_plain and (value is None or type(value) is int)
+        return self._with(_offset=value) if is_plain else super().offset(value)
+
+    def dicts(self, as_dict: bool = True) -> Query[T]:
+        """Return the query for dicts of the columns' values, by their names."""
+        return self._with(_row_type=peewee.ROW.DICT if as_dict else None)
+
+    def tuples(self, as_tuple: bool = True) -> Query[T]:
+        """Return the query for tuples of the columns' values."""
+        return self._with(_row_type=peewee.ROW.TUPLE if as_tuple else None)
+
+    def namedtuples(self, as_namedtuple: bool = True) -> Query[T]:
+        """Return the query for tuples of the columns' values, which have their names."""
+        return self._with(_row_type=peewee.ROW.NAMED_TUPLE if as_namedtuple else None)
+
+    def _with(self, **attributes: Any) -> Query[T]:
+        query = self._plain_copy() if self._is_plain else self.clone()
+        query.__dict__.update(attributes)
+        return query
 
     def join(  # type: ignore[override]
         self, dest: Any, join_type: Any = peewee.JOIN.INNER, on: Any = None, src: Any = None, attr: Any = None
@@ -225,19 +325,21 @@ class Query(Select, Generic[T]):
 
     def all(self) -> list[T]:
         """Return the rows as a list."""
-        return list(self.execute())
+        found = self.execute(self._database)
+        return found.row_cache if isinstance(found, Result) else list(found)
 
     def first(self) -> T | None:  # type: ignore[override]
         """Return the first row, or None. One row is asked for."""
-        return self._at_most(1).first()
+        rows = self._at_most(1).all()
+        return rows[0] if rows else None
 
     def one(self) -> T:
         """Return the only row. Raises `NoResultFound` or `MultipleResultsFound`."""
-        return self._at_most(2).one()
+        return Result(self._at_most(2).all(), self._what()).one()
 
     def one_or_none(self) -> T | None:
         """Return the only row, or None. Raises `MultipleResultsFound`."""
-        return self._at_most(2).one_or_none()
+        return Result(self._at_most(2).all(), self._what()).one_or_none()
 
     def get(self, key: Any = MISSING, database: Any = None) -> Any:  # type: ignore[override]
         """With a key, as `session.get`; without, as in Peewee: the first row, or raise the model's `DoesNotExist`."""
@@ -254,7 +356,7 @@ class Query(Select, Generic[T]):
         """
         if as_tuple or as_dict:
             return super().scalar(self._database, as_tuple, as_dict)
-        row = self._at_most(2).one_or_none()
+        row: Any = self.one_or_none()
         return row[0] if isinstance(row, tuple) else row
 
     def scalars(self) -> list[Any]:  # type: ignore[override]
@@ -263,8 +365,16 @@ class Query(Select, Generic[T]):
 
     def count(self, clear_limit: bool = False) -> int:  # type: ignore[override]
         """Return the number of rows, as SQL counts them; a limit counts."""
+        if self._is_plain and not clear_limit:
+            found = self._session._execution.plain_value(self, "count", self._counting)
+            if found is not None:
+                return int(found)
         counted = self if self._count_can_project_one() else self._with_names()
         return int(peewee.ModelSelect.count(counted, self._database, clear_limit))
+
+    def _counting(self) -> Any:
+        rows = self.order_by(None).alias("_wrapped").select(peewee.SQL("1"))
+        return peewee.Select([rows], [peewee.fn.COUNT(peewee.SQL("1"))])
 
     def _with_names(self) -> Query[T]:
         """Return the query with a name of its own for each column: MariaDB and MySQL count no rows without."""
@@ -278,7 +388,14 @@ class Query(Select, Generic[T]):
 
     def exists(self) -> bool:  # type: ignore[override]
         """Return whether there is a row."""
+        if self._is_plain:
+            found = self._session._execution.plain_value(self, "exists", self._looking)
+            if found is not None:
+                return bool(found)
         return bool(super().exists(self._database))
+
+    def _looking(self) -> Any:
+        return peewee.Select(columns=[peewee.fn.EXISTS(self.select(peewee.SQL("1")))])
 
     def update(self, values: Mapping[Any, Any], synchronize_session: Any = "fetch") -> int:
         """Update the rows of the query in one statement, and the session's objects with them.
@@ -327,59 +444,47 @@ class Query(Select, Generic[T]):
         return True
 
     def _execute(self, database: Any) -> Any:
+        if self._is_plain and database is self._database:
+            found = self._session._execution.run_plain(self)
+            if found is not None:
+                return found
         # A query runs each time anew, and holds on to no rows.
         self._cursor_wrapper = None
         try:
-            if self._session is not None and database is self._database:
-                fast = self._session._execution.run_simple(self)
-                if fast is not None:
-                    return fast
             return super()._execute(database)
         finally:
             self._cursor_wrapper = None
 
-    def _at_most(self, count: int) -> Result[T]:
-        """Return the first rows, at most `count` of them."""
+    def _at_most(self, count: int) -> Query[T]:
+        """Return the query for the first rows, at most `count` of them."""
         limit = self._limit if isinstance(self._limit, int) else None
-        query = self if limit is not None and 0 <= limit <= count else self.limit(count)
-        result = query.execute()
-        rows = result if isinstance(result, Result) else list(result)
-        return Result(list(rows), self._what())
+        return self if limit is not None and 0 <= limit <= count else self.limit(count)
 
     def _slice(self, start: int, stop: int | None) -> Query[T]:
         """Return the query for the rows from `start` to `stop` of the rows that it has now."""
-        query: Query[T] = self.clone()
-        query._offset = (self._offset or 0) + start if start or self._offset else self._offset
         rest = None if self._limit is None else max(0, self._limit - start)
         wanted = None if stop is None else stop - start
-        query._limit = min((n for n in (rest, wanted) if n is not None), default=None)
-        return query
+        query = self.limit(min((n for n in (rest, wanted) if n is not None), default=None))
+        return query.offset((self._offset or 0) + start) if start or self._offset else query
 
-    def is_simple(self) -> bool:
-        """Tell whether the query has nothing but filter_by and a limit."""
+    def shape(self) -> tuple[Any, ...]:
+        """Return what tells the SQL of a plain query, but for the values in it."""
         return (
-            self._is_default
-            and self._entities is None
-            and self._where_clause is None
-            and not self._joins
-            and not self._order_by
-            and self._offset is None
-            and self._row_type is None
-            and self._load_tree is None
-            and self._cte_list is None
-            and self._group_by is None
-            and self._having is None
-            and self._windows is None
-            and self._distinct is None
-            and not self._simple_distinct
-            and self._for_update is None
-            and not self.locks
-            and (self._limit is None or isinstance(self._limit, int))
-            and len(self._from_list) == 1
-            and self._from_list[0] is self.model
-            and isinstance(self.model, type)
-            and all(isinstance(v, peewee.Model) or not isinstance(v, peewee.Node) for _, v in self._criteria)
+            self._selected,
+            tuple([(name, operator, value is None) for name, operator, value, _ in self._conditions]),
+            tuple([order(self.model, column) for column in self._order_by or ()]),
+            self._limit is None,
+            self._offset is None,
         )
+
+    def params(self, columns: Mapping[str, Any]) -> list[Any]:
+        """Return the parameters of a plain query, in the order of its SQL, as the columns of its model write them."""
+        params = [columns[name].encode(value) for name, _, value, _ in self._conditions if value is not None]
+        if self._limit is not None:
+            params.append(self._limit)
+        if self._offset is not None:
+            params.append(self._offset)
+        return params
 
     def _what(self) -> str:
         return model_of(self.model).__name__ if self._entities is None else "row"
@@ -394,7 +499,7 @@ class Query(Select, Generic[T]):
 
 def is_entity(entity: Any) -> bool:
     """Tell whether a query of this gives objects: it is a model or the alias of one."""
-    return isinstance(entity, peewee.ModelAlias) or (isinstance(entity, type) and issubclass(entity, peewee.Model))
+    return isinstance(entity, (peewee.ModelBase, peewee.ModelAlias))
 
 
 def model_of(entity: Any) -> Any:
@@ -402,15 +507,15 @@ def model_of(entity: Any) -> Any:
     return entity.model if isinstance(entity, peewee.ModelAlias) else entity
 
 
-def _column(entity: Any, name: str) -> str:
-    """Return the name of the field of a keyword of filter_by: a field, or the name of its column."""
+def _field(entity: Any, name: str) -> Any:
+    """Return the field of a keyword of filter_by, which names it or its column."""
     model = model_of(entity)
     field = model._meta.combined.get(name)
     if field is None:
         raise InvalidRequestError(
             f"{model.__name__} has no column {name!r}. Its columns: {', '.join(model._meta.sorted_field_names)}."
         )
-    return str(field.name)
+    return field
 
 
 def _model_in(nodes: Iterable[Any]) -> Any:

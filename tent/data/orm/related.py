@@ -26,11 +26,11 @@ class Related(Query[T]):
     def to(cls, execution: Any, instance: Any, relation: Relation) -> Related[Any]:
         """Return the query for what an attribute of an object stands for."""
         model, source, target = relation.model, relation.source, relation.target
-        query: Any = cls(model, model._meta.sorted_fields, is_default=True)
+        query: Any = cls._of_entity(model)
         query._session, query._database = execution.unit.session(), execution.database
         query._owner, query._relation = instance, relation
         if target is None:
-            query._criteria = ((source.name, instance),)
+            query = query.where(source == instance)
         else:
             query = query.join(source.model, on=(target == target.rel_field)).switch(model).where(source == instance)
         query._is_whole = target is None or bool(source.model._meta.primary_key)
@@ -38,6 +38,11 @@ class Related(Query[T]):
 
     def clone(self) -> Related[T]:
         query: Any = super().clone()
+        query._is_whole = False
+        return query  # type: ignore[no-any-return]
+
+    def _plain_copy(self) -> Related[T]:
+        query: Any = super()._plain_copy()
         query._is_whole = False
         return query  # type: ignore[no-any-return]
 

@@ -15,13 +15,16 @@ T = TypeVar("T")
 class Result(peewee.CursorWrapper, Generic[T]):
     """The rows of a query, or their objects, all fetched: a sequence with the verbs of SQLAlchemy's `Result`."""
 
+    # What Peewee's constructor would set on each
+    cursor = None
+    index = 0
+    initialized = populated = True
+    rowcount = -1  # of SQL that writes: how many rows it changed
+
     def __init__(self, rows: list[T], what: str = "row") -> None:
-        super().__init__(None)
         self.row_cache = rows
         self.count = len(rows)
-        self.initialized = self.populated = True
         self._what = what
-        self.rowcount = -1  # of SQL that writes: how many rows it changed
 
     def __repr__(self) -> str:
         return f"<Result of {self.count}: {self.row_cache[:3]!r}{' …' if self.count > 3 else ''}>"

@@ -19,7 +19,7 @@ from .engine import Engine, isolation
 from .errors import ArgumentError, InvalidRequestError, UnmappedInstanceError, UnsavedChangesWarning, article
 from .events import Events
 from .execution import Execution
-from .guard import exclusive
+from .guard import exclusive, used_at_once
 from .handles import NestedTransaction, RootTransaction
 from .identity import IdentityMap
 from .model import ModelRoot
@@ -332,7 +332,13 @@ class Session:
         It comes from the identity map, without SQL, if its row was read in this transaction or since the last commit
         or rollback; else the row is read. `with_for_update` reads it in a transaction, which it begins if need be.
         """
-        return self._execution.get(model, key, with_for_update)  # type: ignore[no-any-return]
+        if not self.lock.acquire(False):
+            raise used_at_once()
+        try:
+            found = None if with_for_update else self._execution.held(model, key)
+            return self._execution.get(model, key, with_for_update) if found is None else found  # type: ignore[no-any-return]
+        finally:
+            self.lock.release()
 
     def get_one(self, model: type[M], key: Any) -> M:
         """Return the object of a key. Raises `NoResultFound` when there is none."""

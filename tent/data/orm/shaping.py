@@ -4,28 +4,84 @@ from __future__ import annotations
 
 import functools
 from collections import namedtuple
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import peewee
 
 from .cursor import BufferedCursor
 from .errors import ArgumentError
-from .loading import Loader, Row
+from .loading import Loader
+from .mapper import Mapper
 from .peers import Peers
-from .query import is_entity, model_of
+from .query import ROWS, is_entity, model_of
 from .result import Result
+from .rows import Row, Values, columns_of, dicts
 
 
-def shaped(loader: Loader, query: Any, cursor: BufferedCursor) -> Result[Any]:
-    """Return what a query gives, of the rows of its cursor."""
-    mapper = loader.mapper(model_of(query.model))
+def shaped(loader: Loader, mapper: Mapper, query: Any, cursor: BufferedCursor) -> Result[Any]:
+    """Return what a query on a model gives, of the rows of its cursor."""
+    is_whole = getattr(query, "_is_default", False) and not query._joins and len(query._from_list) == 1
+    if query._row_type in ROWS:
+        columns = list(_columns_of_model(mapper) if is_whole else _columns_of_query(loader, query, cursor))
+        return Result(_rows(query._row_type, columns, cursor.rows))
+    if is_whole:
+        return Result(loader.load(mapper, cursor.rows), mapper.model.__name__)
     entities = getattr(query, "_entities", None)
     if entities is not None:
         return _RowPlan(loader, entities)(cursor.rows)
-    if getattr(query, "_is_default", False) and not query._joins and len(query._from_list) == 1:
-        return Result(loader.load(mapper, cursor.rows), mapper.model.__name__)
     return _GraphPlan(loader, query, cursor.description)(cursor.rows)
+
+
+Read = Callable[[Values], Values]  # all values of a column, of which there is one at least
+
+
+def _columns_of_model(mapper: Mapper) -> Iterator[tuple[str, Read | None]]:
+    """Go through the columns of a model's whole rows: their names, and what reads their values, if they need it."""
+    return ((column.name, column.read if column.decode is not None else None) for column in mapper.columns)
+
+
+def _columns_of_query(loader: Loader, query: Any, cursor: BufferedCursor) -> Iterator[tuple[str, Read | None]]:
+    """Go through the columns of any query, as Peewee understands them."""
+    if not cursor.rows:
+        return
+    wrapper = query.wrapper(cursor)
+    wrapper.initialize()
+    names = wrapper.dedupe_columns(wrapper.columns, valid_identifiers=query._row_type == peewee.ROW.NAMED_TUPLE)
+    for name, field, convert in zip(names, wrapper.fields, wrapper.converters):
+        if isinstance(field, peewee.Field) and convert == field.python_value:
+            yield name, _reader(loader, field)
+        else:
+            yield name, None if convert is None else functools.partial(_read_each, convert)
+
+
+def _rows(kind: Any, columns: Sequence[tuple[str, Read | None]], rows: Sequence[Row]) -> list[Any]:
+    """Return rows as dicts, tuples or named tuples."""
+    if not rows:
+        return []
+    names = tuple(name for name, _ in columns)
+    readers = [(place, read) for place, (_, read) in enumerate(columns) if read is not None]
+    if kind != peewee.ROW.DICT and not readers:
+        tuples: Iterable[Row] = rows
+    else:
+        values = columns_of(rows)
+        for place, read in readers:
+            values[place] = read(values[place])
+        if kind == peewee.ROW.DICT:
+            return dicts(names, values)
+        tuples = zip(*values)
+    return list(map(_row_class(names)._make if kind == peewee.ROW.NAMED_TUPLE else tuple, tuples))
+
+
+def _reader(loader: Loader, field: Any) -> Read | None:
+    """Return what reads a column of a field's values."""
+    own = field.field if isinstance(field, peewee.FieldAlias) else field
+    column = loader.mapper(own.model).by_name[own.name]
+    return None if column.decode is None else column.read
+
+
+def _read_each(convert: Callable[[Any], Any], values: Values) -> Values:
+    return list(map(convert, values))
 
 
 class _Part:
@@ -98,7 +154,7 @@ class _RowPlan:
     """SQLAlchemy's way: each row is a named tuple of the objects and values that were asked for."""
 
     def __init__(self, loader: Loader, entities: Sequence[Any]) -> None:
-        self.makers: list[Callable[[Sequence[Row]], list[Any]]] = []
+        self.makers: list[Callable[[Sequence[Row], Sequence[Values]], Values]] = []
         names, position = [], 0
         for entity in entities:
             if is_entity(entity):
@@ -106,7 +162,7 @@ class _RowPlan:
                 for name in part.mapper.names:
                     part.add(position, name)
                     position += 1
-                self.makers.append(part.objects)
+                self.makers.append(lambda rows, columns, part=part: part.objects(rows))  # type: ignore[misc]
                 names.append((entity.alias if entity is not part.mapper.model else None) or part.mapper.model.__name__)
             else:
                 self.makers.append(_values(position, _converter(loader, entity)))
@@ -115,7 +171,10 @@ class _RowPlan:
         self.row = _row_class(tuple(names))
 
     def __call__(self, rows: Sequence[Row]) -> Result[Any]:
-        return Result(list(map(self.row._make, zip(*(make(rows) for make in self.makers)))))
+        if not rows:
+            return Result([])
+        columns = columns_of(rows)
+        return Result(list(map(self.row._make, zip(*(make(rows, columns) for make in self.makers)))))
 
 
 def _source_of(field: Any) -> Any:
@@ -138,25 +197,24 @@ def _refuse_name_of_field(model: Any, name: str) -> None:
         )
 
 
-def _values(position: int, convert: Callable[[Any], Any] | None) -> Callable[[Sequence[Row]], list[Any]]:
-    if convert is None:
-        return lambda rows: [row[position] for row in rows]
-    return lambda rows: [convert(row[position]) for row in rows]
+def _values(position: int, read: Read | None) -> Callable[[Sequence[Row], Sequence[Values]], Values]:
+    if read is None:
+        return lambda rows, columns: columns[position]
+    return lambda rows, columns: read(columns[position])
 
 
-def _converter(loader: Loader, node: Any) -> Callable[[Any], Any] | None:
+def _converter(loader: Loader, node: Any) -> Read | None:
     """Return the conversion of a selected column: its field's, or the one that Peewee gives an expression."""
     inner = node.unwrap() if isinstance(node, peewee.Node) else node
     if isinstance(inner, peewee.Field):
-        field = inner.field if isinstance(inner, peewee.FieldAlias) else inner
-        column = loader.mapper(field.model).by_name[field.name]
-        return None if column.decode is None else column.decoded
+        return _reader(loader, inner)
+    convert = getattr(inner, "_python_value", None) or getattr(node, "_converter", None)
     if isinstance(inner, peewee.Function) and inner._python_value is None and inner.arguments and _coerces(inner):
         first = inner.arguments[0]
         first = first.unwrap() if isinstance(first, peewee.Node) else first
         if isinstance(first, peewee.Field):
-            return peewee.safe_python_value(first.python_value)
-    return getattr(inner, "_python_value", None) or getattr(node, "_converter", None)
+            convert = peewee.safe_python_value(first.python_value)
+    return None if convert is None else functools.partial(_read_each, convert)
 
 
 def _coerces(function: Any) -> bool:

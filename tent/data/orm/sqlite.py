@@ -84,6 +84,8 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
         for self._place, row in enumerate(rows):
             yield row
 
+    is_gone = PooledSqliteDatabase._is_closed
+
     # What is registered on connections is registered on those that are idle, too: new ones take their place
 
     def register_aggregate(self, *args: Any, **options: Any) -> None:
