@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,6 +45,11 @@ class Node(Model):
 
     parent = peewee.ForeignKeyField("self", null=True, backref="children")
     name = peewee.CharField()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="tests/reliability: the long form of each, for hours")
+    parser.addoption("--seed", type=int, help="tests/reliability: repeat a run, by the seed that it has printed")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -166,6 +172,43 @@ def other(engine: Any) -> Iterator[dbm.Session]:
 def statements(engine: Any) -> Callable[[], Any]:
     """`with statements() as ran:` collects the SQL of each statement that the engine's sessions run."""
     return lambda: collected(engine)
+
+
+# For tests/reliability, which tries to break the library's word: how much, by what seed, and with what figures
+
+
+@pytest.fixture
+def is_long(request: pytest.FixtureRequest) -> bool:
+    """Whether the long form was asked for: `pytest -s tests/reliability --long`."""
+    return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The seed of a test: one that is given repeats a run; the short form has the same one each time."""
+    given: int | None = request.config.getoption("--seed")
+    if given is not None:
+        return given
+    return random.randrange(2**32) if request.config.getoption("--long") else 1
+
+
+@pytest.fixture
+def chance(seed: int) -> random.Random:
+    """The source of all that a test leaves to chance."""
+    return random.Random(seed)
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest, seed: int) -> Callable[..., None]:
+    """`report(kills=1000, violations=0)` prints the figures of a test, past pytest, with its name and its seed."""
+    capture: Any = request.config.pluginmanager.getplugin("capturemanager")
+
+    def report(**figures: Any) -> None:
+        found = ", ".join(f"{name.replace('_', ' ')} {figure}" for name, figure in figures.items())
+        with capture.global_and_fixture_disabled():
+            print(f"\n{request.node.name}: {found} (--seed {seed})")
+
+    return report
 
 
 def install_tables_with_keys_that_do_not_come_again(engine: Any, models: Any) -> None:
