@@ -208,6 +208,38 @@ def test_reading_and_setting_columns_is_allowed_at_any_time(engine: Any, session
     assert list(engine.execute_sql("SELECT score FROM people")) == [(3,)]
 
 
+def test_objects_that_are_added_together_are_added_as_one(session: Any) -> None:
+    def people() -> Iterator[Person]:
+        yield Person(name="Jo")
+        with pytest.raises(dbm.ConcurrentUseError):
+            in_thread(session.rollback)
+        yield Person(name="Al")
+
+    session.add_all(people())
+    assert [person.name for person in session.new] == ["Jo", "Al"]
+
+
+def test_dirty_objects_can_be_listed_while_another_thread_changes_one_more(session: Any, person: Person) -> None:
+    meanwhile: list[Callable[[], Any]] = []
+
+    class Name(str):
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            if meanwhile:
+                in_thread(meanwhile.pop())
+            return super().__eq__(other)
+
+    second = Person()
+    session.add(second)
+    person.name = Name("a")
+    session.commit()
+    person.name = Name("b")
+    meanwhile.append(lambda: setattr(second, "score", 1))
+    assert session.dirty == [person]
+    assert session.dirty == [person, second]
+
+
 def test_a_session_may_be_handed_from_thread_to_thread(engine: Any, session: Any) -> None:
     def start() -> Person:
         person = Person(name="Jo")
