@@ -15,6 +15,7 @@ import pytest
 from conftest import Note, Person, opened
 
 from tent.data import dbm
+from tent.data.orm import hooks
 
 WAIT = 30  # seconds, for a test that fails; no test that passes waits
 
@@ -386,6 +387,55 @@ def test_a_writer_waits_for_another_threads_transaction_to_end(
     session.commit()
     thread.join(WAIT)
     assert list(engine.execute_sql("SELECT score FROM people")) == [(11,)]
+
+
+def test_listeners_that_go_at_the_same_time_are_both_gone(engine: Any, session: Any) -> None:
+    told: list[Any] = []
+    meanwhile: list[Callable[[], Any]] = []
+
+    class Going:
+        def __call__(self, session: Any) -> None: ...
+
+        def __eq__(self, other: object) -> bool:
+            if meanwhile:
+                in_thread(meanwhile.pop())
+            return self is other
+
+    going = Going()
+    for listener in (told.append, going):
+        dbm.listen(engine, "after_commit", listener)
+    meanwhile.append(lambda: dbm.unlisten(engine, "after_commit", told.append))
+    dbm.unlisten(engine, "after_commit", going)
+    session.commit()
+    assert told == []
+
+
+def test_a_listener_that_comes_while_those_of_its_model_are_looked_up_is_told_from_then_on(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    meanwhile = [lambda: dbm.listen(Note, "before_insert", told.append)]
+    look_up = hooks.Listeners.of
+
+    def ignore(note: Note) -> None: ...
+
+    def slowly(self: Any, name: str) -> Any:
+        found = look_up(self, name)
+        if meanwhile and name == "before_insert":
+            in_thread(meanwhile.pop())
+        return found
+
+    person = Person(name="Jo")
+    dbm.listen(Note, "before_insert", ignore)
+    monkeypatch.setattr(hooks.Listeners, "of", slowly)
+    session.add(Note(person=person))
+    session.commit()
+    note = Note(person=person)
+    session.add(note)
+    session.commit()
+    for listener in (ignore, told.append):
+        dbm.unlisten(Note, "before_insert", listener)
+    assert told == [note]
 
 
 def test_a_session_that_was_dropped_in_a_transaction_frees_the_database_for_other_threads(

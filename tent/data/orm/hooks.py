@@ -26,7 +26,10 @@ MODEL_EVENTS = {
 
 
 class Listeners:
-    """The functions that wait for the events of a session, an engine or a model, in the order in which they came."""
+    """The functions that wait for the events of a session, an engine or a model, in the order in which they came.
+
+    Threads may let them come and go at any time, so who goes through a list goes through a copy of it.
+    """
 
     def __init__(self) -> None:
         self._calls: dict[str, list[tuple[Listener, Listener]]] = {}  # each listener, and how it is called
@@ -37,18 +40,21 @@ class Listeners:
     def add(self, name: str, function: Listener, arguments: tuple[str, ...]) -> None:
         """Let a function wait for an event; one that does so already does so once."""
         call = _adapted(name, function, arguments)
-        if all(function != other for other, _ in self._calls.setdefault(name, [])):
-            self._calls[name].append((function, call))
+        waiting = self._calls.setdefault(name, [])
+        if all(function != other for other, _ in waiting.copy()):
+            waiting.append((function, call))
 
     def remove(self, name: str, function: Listener) -> bool:
         """Let a function wait no more, and return whether it did."""
         waiting = self._calls.get(name, [])
-        self._calls[name] = [(other, call) for other, call in waiting if other != function]
-        return len(waiting) > len(self._calls[name])
+        found = [entry for entry in waiting.copy() if entry[0] == function]
+        for entry in found:
+            waiting.remove(entry)
+        return bool(found)
 
     def of(self, name: str) -> list[Listener]:
         """Return what to call at an event, with all of its arguments."""
-        return [call for _, call in self._calls.get(name, ())]
+        return [call for _, call in self._calls.get(name, []).copy()]
 
 
 class ModelListeners:
@@ -59,25 +65,26 @@ class ModelListeners:
         self._found: dict[tuple[type, str], list[Listener]] = {}
 
     def __bool__(self) -> bool:
-        return any(self._own.values())
+        return any(list(self._own.values()))
 
     def add(self, model: type, name: str, function: Listener) -> None:
         """Let a function wait for an event of the objects of a class."""
         self._own.setdefault(model, Listeners()).add(name, function, MODEL_EVENTS[name])
-        self._found.clear()
+        self._found = {}  # a new one: another thread may be about to put into the former what it found before
 
     def remove(self, model: type, name: str, function: Listener) -> bool:
         """Let a function wait no more, and return whether it did."""
         is_removed = model in self._own and self._own[model].remove(name, function)
-        self._found.clear()
+        self._found = {}
         return is_removed
 
     def of(self, model: type, name: str) -> list[Listener]:
         """Return what to call at an event of an object of a class."""
-        found = self._found.get((model, name))
+        known = self._found
+        found = known.get((model, name))
         if found is None:
             listening = [self._own[kind] for kind in reversed(model.__mro__) if kind in self._own]
-            found = self._found[model, name] = [call for listeners in listening for call in listeners.of(name)]
+            found = known[model, name] = [call for listeners in listening for call in listeners.of(name)]
         return found
 
 
