@@ -15,7 +15,7 @@ import pytest
 from conftest import Note, Person, opened
 
 from tent.data import dbm
-from tent.data.orm import hooks
+from tent.data.orm import hooks, mapper
 
 WAIT = 30  # seconds, for a test that fails; no test that passes waits
 
@@ -387,6 +387,25 @@ def test_a_writer_waits_for_another_threads_transaction_to_end(
     session.commit()
     thread.join(WAIT)
     assert list(engine.execute_sql("SELECT score FROM people")) == [(11,)]
+
+
+def test_threads_that_use_a_model_for_the_first_time_at_once_share_what_is_kept_of_it(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Page(dbm.declarative_base()):  # type: ignore[misc]
+        text = peewee.TextField()
+
+    first: list[mapper.Mapper] = []
+    make = mapper.Mapper.__init__
+
+    def slowly(self: Any, model: Any, engine: Any) -> None:
+        make(self, model, engine)
+        if not first:
+            first.append(self)
+            first[0] = in_thread(lambda: mapper.mapper_of(model, engine))
+
+    monkeypatch.setattr(mapper.Mapper, "__init__", slowly)
+    assert mapper.mapper_of(Page, engine) is first[0]
 
 
 def test_listeners_that_go_at_the_same_time_are_both_gone(engine: Any, session: Any) -> None:

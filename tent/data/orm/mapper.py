@@ -290,8 +290,7 @@ def mapper_of(model: Any, engine: Engine) -> Mapper:
         return model._meta.mappers[type(engine)]  # type: ignore[no-any-return]
     except (AttributeError, KeyError):
         mappers: dict[type, Mapper] = model._meta.__dict__.setdefault("mappers", {})
-        mapper = mappers[type(engine)] = Mapper(model, engine)
-        return mapper
+        return mappers.setdefault(type(engine), Mapper(model, engine))  # another thread may have made one meanwhile
 
 
 def where_equal(columns: Iterable[Column]) -> str:
