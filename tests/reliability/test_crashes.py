@@ -139,7 +139,7 @@ def work(session: dbm.Session, plan: Plan) -> None:
     """Do what a plan says, and commit it unless it is to be abandoned."""
     families = session.query(Family).filter_by(writer=plan.writer)
     for number in plan.deleted:
-        session.delete(families.filter_by(number=number).one())
+        session.delete(families.filter_by(number=number).one(), recursive=plan.flushes)
     for number, gift in plan.changed.items():
         family = families.filter_by(number=number).one()
         family.written = plan.number
