@@ -46,6 +46,7 @@ ROOMS = [
     "orm.loading",
     "orm.identity",
     "orm.mapper",
+    "orm.column",
     "orm.schema",
     "orm.model",
     "orm.query",

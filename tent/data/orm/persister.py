@@ -14,11 +14,12 @@ from peewee import qualify_names  # type: ignore[attr-defined]
 from .blame import blaming, in_parts
 from .cascading import Fallout, action, fell, foresee
 from .change import Change, Groups, grouped
+from .column import Column, is_sql
 from .cursor import BufferedCursor
 from .engine import Engine
 from .errors import FlushError, StaleDataError
 from .identity import IdentityMap
-from .mapper import Column, Mapper, chunks, where_equal
+from .mapper import Mapper, chunks, where_equal
 from .statements import Delete, Insert, Update, halves, singles
 from .tracking import MISSING, put
 
@@ -323,16 +324,17 @@ class Persister:
         """
         columns, computed = [], []
         for name, values in zip(names, _columns(names, [instance.__data__ for instance in instances])):
-            column, kinds = mapper.by_name[name], set(map(type, values))
-            encoded = column.encoded(values, kinds)
+            column = mapper.by_name[name]
+            treatment = column.treatment(frozenset(map(type, values)))
+            encoded = values if treatment.encode is None else treatment.encode(values)
             columns.append(encoded)
-            # A user's own field may have made SQL of a value.
-            made = kinds if not column.nulls[1] else set(map(type, encoded))
-            if any(issubclass(kind, peewee.Node) and not issubclass(kind, peewee.Model) for kind in made):
+            if treatment.is_plain:
+                continue
+            if treatment.may_be_sql and any(map(is_sql, encoded)):
                 computed.append(name)
-            if column.type is not None and not kinds.issubset((*column.type, type(None))):
+            if treatment.converts and column.type is not None:
                 self._convert(column, column.type, instances, values, encoded)
-            if name in mapper.mutable and not kinds.isdisjoint((dict, list, tuple)):
+            if treatment.parts:
                 self.written.append((column, instances, encoded))
         return columns, computed
 
