@@ -32,7 +32,7 @@ class Listeners:
         self._calls: dict[str, list[tuple[Listener, Listener]]] = {}  # each listener, and how it is called
 
     def __bool__(self) -> bool:
-        return any(self._calls.values())
+        return bool(self._calls)
 
     def add(self, name: str, function: Listener, arguments: tuple[str, ...]) -> None:
         """Let a function wait for an event; one that does so already does so once."""
@@ -42,9 +42,11 @@ class Listeners:
 
     def remove(self, name: str, function: Listener) -> bool:
         """Let a function wait no more, and return whether it did."""
-        waiting = self._calls.get(name, [])
-        self._calls[name] = [(other, call) for other, call in waiting if other != function]
-        return len(waiting) > len(self._calls[name])
+        waiting = self._calls.pop(name, [])
+        left = [(other, call) for other, call in waiting if other != function]
+        if left:
+            self._calls[name] = left
+        return len(waiting) > len(left)
 
     def of(self, name: str) -> list[Listener]:
         """Return what to call at an event, with all of its arguments."""
@@ -59,16 +61,21 @@ class ModelListeners:
         self._found: dict[tuple[type, str], list[Listener]] = {}
 
     def __bool__(self) -> bool:
-        return any(self._own.values())
+        return bool(self._own)
 
     def add(self, model: type, name: str, function: Listener) -> None:
         """Let a function wait for an event of the objects of a class."""
-        self._own.setdefault(model, Listeners()).add(name, function, MODEL_EVENTS[name])
+        own = self._own.get(model, Listeners())
+        own.add(name, function, MODEL_EVENTS[name])
+        self._own[model] = own
         self._found.clear()
 
     def remove(self, model: type, name: str, function: Listener) -> bool:
         """Let a function wait no more, and return whether it did."""
-        is_removed = model in self._own and self._own[model].remove(name, function)
+        own = self._own.get(model, Listeners())
+        is_removed = own.remove(name, function)
+        if not own:
+            self._own.pop(model, None)
         self._found.clear()
         return is_removed
 

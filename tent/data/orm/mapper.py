@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import peewee
@@ -16,6 +17,8 @@ from .shapes import Shapes
 from .version import Version
 
 S = TypeVar("S")
+
+_NONE: Mapping[type, Mapper] = MappingProxyType({})
 
 
 class Mapper:
@@ -38,6 +41,7 @@ class Mapper:
         self.names_but_generated = tuple(name for name in self.names if name != self.generated)
         self.optional = [c.name for c in self.columns if c.has_default or c.name == self.generated]
         self.foreign_keys = [field for field in meta.sorted_fields if isinstance(field, peewee.ForeignKeyField)]
+        self.own_foreign_keys = [field for field in self.foreign_keys if field.rel_model is model]  # to its own table
         self.version: str | None = next((c.name for c in self.columns if isinstance(c.field, Version)), None)
         self.unique = _unique_sets(meta)
         self.unique_names = frozenset(name for names in self.unique for name in names)
@@ -143,12 +147,12 @@ class Mapper:
 
 def mapper_of(model: Any, engine: Engine) -> Mapper:
     """Return the mapper of a model on the kind of an engine, made once."""
-    try:
-        return model._meta.mappers[type(engine)]  # type: ignore[no-any-return]
-    except (AttributeError, KeyError):
-        mappers: dict[type, Mapper] = model._meta.__dict__.setdefault("mappers", {})
-        mapper = mappers[type(engine)] = Mapper(model, engine)
-        return mapper
+    mappers: Mapping[type, Mapper] = getattr(model._meta, "mappers", _NONE)
+    mapper = mappers.get(type(engine))
+    if mapper is None:
+        mapper = Mapper(model, engine)
+        model._meta.__dict__.setdefault("mappers", {})[type(engine)] = mapper
+    return mapper
 
 
 def where_equal(columns: Iterable[Column]) -> str:

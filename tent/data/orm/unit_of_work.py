@@ -338,8 +338,12 @@ class UnitOfWork:
     def note_flush(self, plan: Plan) -> None:
         """Note that a flush has written rows."""
         self._writings += 1
-        moving = {mapper for mapper, names in plan.updates if mapper.is_moved_by(names)}
-        for mapper in moving.union(plan.new, (mapper for mapper, _ in plan.deletes)):
+        for mapper in plan.new:
+            self.loader.note_moves(mapper.model)
+        for mapper, names in plan.updates:
+            if mapper.is_moved_by(names):
+                self.loader.note_moves(mapper.model)
+        for mapper, _ in plan.deletes:
             self.loader.note_moves(mapper.model)
 
     def moment(self) -> tuple[Any, ...]:
@@ -374,9 +378,10 @@ class UnitOfWork:
 
     def forget_answers(self) -> None:
         """Forget what is known of relations, and hold on to no objects for it."""
-        for answer in self.answers:
-            answer.found.clear()
-        self.answers.clear()
+        if self.answers:
+            for answer in self.answers:
+                answer.found.clear()
+            self.answers.clear()
 
 
 def _table_and_names(group: tuple[tuple[Mapper, tuple[str, ...]], list[Change]]) -> tuple[str, tuple[str, ...]]:
