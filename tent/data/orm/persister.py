@@ -105,7 +105,8 @@ class Persister:
         if len(instances) > 1 and not self.database.fits(columns):
             in_parts(halves(instances), lambda part: self._insert(mapper, names, part))
             return
-        returning = keys + returned if self.database.returns_inserted else []
+        tells_key = self.database.tells_last_key and len(instances) == 1 and returned == [mapper.generated]
+        returning = keys + returned if self.database.returns_inserted and not tells_key else []
         if computed:
             values, params = self._values_with_expressions(mapper, names, [values[0] for values in columns])
             sql = f"INSERT INTO {mapper.table} ({_list(mapper, names)}) VALUES {values}{_returning(mapper, returning)}"
@@ -138,6 +139,7 @@ class Persister:
         innodb-auto-increment-handling.html). LAST_INSERT_ID() is the first of them.
         """
         if mapper.generated is not None and mapper.generated in returned:
+            _check_inserted(mapper, instances, cursor.rowcount)
             step = self.database.auto_increment
             self.fill(instances, mapper.generated, [cursor.lastrowid + n * step for n in range(len(instances))])
         made = [name for name in returned if name != mapper.generated]
@@ -162,8 +164,7 @@ class Persister:
         """Fill what the database made into the objects of inserted rows."""
         if not returned:
             return
-        if len(rows) != len(instances):
-            raise FlushError(f"{len(instances)} rows were inserted into {mapper.table}, and {len(rows)} came back.")
+        _check_inserted(mapper, instances, len(rows))
         # SQL promises no order of what RETURNING gives. Generated keys grow in the order of the VALUES, so sorted they
         # are in it; given keys are looked up.
         if mapper.generated is not None and mapper.generated in returned:
@@ -439,6 +440,12 @@ def _row_of(columns: Sequence[Sequence[Any]]) -> list[Any]:
 
 def _returning(mapper: Mapper, names: Sequence[str]) -> str:
     return f" RETURNING {_list(mapper, names)}" if names else ""
+
+
+def _check_inserted(mapper: Mapper, instances: Sequence[Any], count: int) -> None:
+    """Refuse what a table has ignored (ON CONFLICT IGNORE, a trigger): its object would have no row."""
+    if count != len(instances):
+        raise FlushError(f"{len(instances)} rows were to be inserted into {mapper.table}, which took {count}.")
 
 
 def _check_count(mapper: Mapper, changes: Sequence[Change], count: int, verb: str) -> None:

@@ -48,7 +48,7 @@ class UnitOfWork:
         self.leaving: set[Any] = set()  # models of which rows are marked to be deleted
         self._writings = 0
         self.scopes: list[Any] = []  # the open transaction, and the savepoints in it
-        self.answers: weakref.WeakSet[Answer] = weakref.WeakSet()  # what is known of relations
+        self.answers: weakref.WeakSet[Answer] | None = None  # what is known of relations
         self.pending: dict[Any, Any] = {}  # new objects that were added with a key, by model and key
 
     # Registering
@@ -373,15 +373,16 @@ class UnitOfWork:
     def open_answer(self, moment: Any) -> Answer:
         """Return a new answer, which counts until something comes, goes or moves, or the transaction ends."""
         answer = Answer(moment)
+        if self.answers is None:
+            self.answers = weakref.WeakSet()
         self.answers.add(answer)
         return answer
 
     def forget_answers(self) -> None:
         """Forget what is known of relations, and hold on to no objects for it."""
-        if self.answers:
-            for answer in self.answers:
-                answer.found.clear()
-            self.answers.clear()
+        for answer in self.answers or ():
+            answer.found.clear()
+        self.answers = None
 
 
 def _table_and_names(group: tuple[tuple[Mapper, tuple[str, ...]], list[Change]]) -> tuple[str, tuple[str, ...]]:
