@@ -266,10 +266,11 @@ class UnitOfWork:
                     names = mapper.in_order(tuple(changed))
                     groups.setdefault((mapper, names), []).append(Change("update", instance, mapper, names, key))
         for changes in groups.values():
-            with contextlib.suppress(TypeError):
-                # In the order of their keys, so that two sessions don't lock rows crosswise; where keys of several
-                # types have no order, in that of the changes.
-                changes.sort(key=operator.attrgetter("key"))
+            if len(changes) > 1:
+                with contextlib.suppress(TypeError):
+                    # In the order of their keys, so that two sessions don't lock rows crosswise; where keys of several
+                    # types have no order, in that of the changes.
+                    changes.sort(key=operator.attrgetter("key"))
         return dict(sorted(groups.items(), key=_table_and_names)) if len(groups) > 1 else groups
 
     def _refuse_collisions(self, plan: Plan) -> None:
