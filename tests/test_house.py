@@ -50,6 +50,8 @@ ROOMS = [
     "orm.schema",
     "orm.model",
     "orm.query",
+    "orm.plain",
+    "orm.select",
     "orm.many_to_many",
     "orm.accessors",
     "orm.relation",

@@ -13,10 +13,11 @@ from .engine import Engine
 from .errors import ArgumentError, InvalidRequestError, ResourceClosedError, StaleDataError, shown
 from .guard import exclusive
 from .model import ModelRoot
-from .query import Query, model_of
+from .query import Query
 from .related import Related
 from .relation import Relation
 from .result import Result
+from .select import model_of
 from .settling import Settlement
 from .shaping import shaped
 from .sql import commits_by_itself, controls_transactions, locks_rows, only_reads, with_marks, without_strings

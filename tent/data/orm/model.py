@@ -14,7 +14,7 @@ from . import accessors, many_to_many, mutable, tracking
 from .dialect import AnyEngine
 from .errors import ArgumentError, InvalidRequestError, shown
 from .peers import Peers
-from .query import Alias, Raw, Select
+from .select import Alias, Raw, Select
 from .version import Version
 
 _Self = TypeVar("_Self", bound="ModelRoot")
