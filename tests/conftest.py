@@ -67,9 +67,14 @@ ABSENT = "absent"  # the database of a test for one that is not given
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests for databases that are not given; pytest tells how many it deselected."""
+    """Leave out the tests for databases that are not given, and of the long form unless it was asked for.
+
+    Pytest tells how many it deselected.
+    """
     wanted = {item: getattr(item, "callspec", None) for item in items}
     absent = [item for item, call in wanted.items() if call and call.params.get("database") == ABSENT]
+    if not config.getoption("--long"):
+        absent += [item for item in items if item.get_closest_marker("long") and item not in absent]
     config.hook.pytest_deselected(items=absent)
     items[:] = [item for item in items if item not in absent]
 

@@ -15,6 +15,7 @@ import pytest
 from conftest import Note, Person, opened
 
 from tent.data import dbm
+from tent.data.orm import hooks
 
 WAIT = 30  # seconds, for a test that fails; no test that passes waits
 
@@ -208,6 +209,38 @@ def test_reading_and_setting_columns_is_allowed_at_any_time(engine: Any, session
     assert list(engine.execute_sql("SELECT score FROM people")) == [(3,)]
 
 
+def test_objects_that_are_added_together_are_added_as_one(session: Any) -> None:
+    def people() -> Iterator[Person]:
+        yield Person(name="Jo")
+        with pytest.raises(dbm.ConcurrentUseError):
+            in_thread(session.rollback)
+        yield Person(name="Al")
+
+    session.add_all(people())
+    assert [person.name for person in session.new] == ["Jo", "Al"]
+
+
+def test_dirty_objects_can_be_listed_while_another_thread_changes_one_more(session: Any, person: Person) -> None:
+    meanwhile: list[Callable[[], Any]] = []
+
+    class Name(str):
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            if meanwhile:
+                in_thread(meanwhile.pop())
+            return super().__eq__(other)
+
+    second = Person()
+    session.add(second)
+    person.name = Name("a")
+    session.commit()
+    person.name = Name("b")
+    meanwhile.append(lambda: setattr(second, "score", 1))
+    assert session.dirty == [person]
+    assert session.dirty == [person, second]
+
+
 def test_a_session_may_be_handed_from_thread_to_thread(engine: Any, session: Any) -> None:
     def start() -> Person:
         person = Person(name="Jo")
@@ -354,6 +387,55 @@ def test_a_writer_waits_for_another_threads_transaction_to_end(
     session.commit()
     thread.join(WAIT)
     assert list(engine.execute_sql("SELECT score FROM people")) == [(11,)]
+
+
+def test_listeners_that_go_at_the_same_time_are_both_gone(engine: Any, session: Any) -> None:
+    told: list[Any] = []
+    meanwhile: list[Callable[[], Any]] = []
+
+    class Going:
+        def __call__(self, session: Any) -> None: ...
+
+        def __eq__(self, other: object) -> bool:
+            if meanwhile:
+                in_thread(meanwhile.pop())
+            return self is other
+
+    going = Going()
+    for listener in (told.append, going):
+        dbm.listen(engine, "after_commit", listener)
+    meanwhile.append(lambda: dbm.unlisten(engine, "after_commit", told.append))
+    dbm.unlisten(engine, "after_commit", going)
+    session.commit()
+    assert told == []
+
+
+def test_a_listener_that_comes_while_those_of_its_model_are_looked_up_is_told_from_then_on(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    meanwhile = [lambda: dbm.listen(Note, "before_insert", told.append)]
+    look_up = hooks.Listeners.of
+
+    def ignore(note: Note) -> None: ...
+
+    def slowly(self: Any, name: str) -> Any:
+        found = look_up(self, name)
+        if meanwhile and name == "before_insert":
+            in_thread(meanwhile.pop())
+        return found
+
+    person = Person(name="Jo")
+    dbm.listen(Note, "before_insert", ignore)
+    monkeypatch.setattr(hooks.Listeners, "of", slowly)
+    session.add(Note(person=person))
+    session.commit()
+    note = Note(person=person)
+    session.add(note)
+    session.commit()
+    for listener in (ignore, told.append):
+        dbm.unlisten(Note, "before_insert", listener)
+    assert told == [note]
 
 
 def test_a_session_that_was_dropped_in_a_transaction_frees_the_database_for_other_threads(

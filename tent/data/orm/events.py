@@ -58,8 +58,10 @@ class Events:
     def before_flush(self) -> None:
         """Call what waits for the flush, then for each row that it writes, until nothing more comes of that."""
         self.fire("before_flush", self._unit, None)
+        if not hooks.models:
+            return
         told: dict[tuple[str, int], Any] = {}
-        for _ in range(_ROUNDS if hooks.models else 0):
+        for _ in range(_ROUNDS):
             self._unit.register_reachable()
             untold = [(verb, one) for verb, one in self._pending() if (verb, id(one)) not in told]
             if not untold:
@@ -67,11 +69,10 @@ class Events:
             told.update(((verb, id(one)), one) for verb, one in untold)
             for verb, instance in untold:
                 self._tell("before", verb, instance)
-        if hooks.models:
-            raise FlushError(
-                f"Listeners added or changed objects in each of {_ROUNDS} rounds, and so the flush would never end. "
-                "Let before_insert and the like add nothing that makes them add again."
-            )
+        raise FlushError(
+            f"Listeners added or changed objects in each of {_ROUNDS} rounds, and so the flush would never end. "
+            "Let before_insert and the like add nothing that makes them add again."
+        )
 
     def after_flush(self, plan: Plan) -> None:
         """Call what waits for the rows that were written, then for the flush."""

@@ -82,6 +82,7 @@ class Session:
             self._unit.register_persistent(instance)
         self._unit.deleted.pop(id(instance), None)
 
+    @exclusive
     def add_all(self, instances: Iterable[ModelRoot]) -> None:
         """Add several objects."""
         for instance in instances:
@@ -204,7 +205,8 @@ class Session:
     def dirty(self) -> list[Any]:
         """The objects that a flush will update: those that differ from their rows."""
         changed = {id(instance): instance for instance in self._events.flushed.get("update", ())}
-        changed |= {n: i for n, i in self._unit.dirty.items() if n not in self._unit.deleted and changed_names(i)}
+        dirty = self._unit.dirty.copy()  # as another thread may change an object meanwhile
+        changed |= {n: i for n, i in dirty.items() if n not in self._unit.deleted and changed_names(i)}
         return list(changed.values())
 
     @property
