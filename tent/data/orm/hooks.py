@@ -84,16 +84,16 @@ class ModelListeners:
         """Let a function wait no more, and return whether it did."""
         with _changing:
             is_removed = model in self._own and self._own[model].remove(name, function)
-            self._own = {model: own for model, own in self._own.items() if own}
+            self._own = {kind: own for kind, own in self._own.items() if own}
             self._found = {}
         return is_removed
 
     def of(self, model: type, name: str) -> list[Listener]:
         """Return what to call at an event of an object of a class."""
-        known = self._found
+        known, own = self._found, self._own
         found = known.get((model, name))
         if found is None:
-            listening = [self._own[kind] for kind in reversed(model.__mro__) if kind in self._own]
+            listening = [own[kind] for kind in reversed(model.__mro__) if kind in own]
             found = known[model, name] = [call for listeners in listening for call in listeners.of(name)]
         return found
 
