@@ -363,6 +363,9 @@ class Graph(StateMachine):
             if item.state == PENDING:
                 item.number, item.along = item.instance.id, []
                 item.state = PERSISTENT
+        for item, row in rows.items():
+            if item in self.rows and "version" in row and row["version"] > self.rows[item]["version"]:
+                row["version"] = max(row["version"], item.instance.version)  # a cycle of rows takes a second update
         self.note_rows(rows)
 
     def note_rows(self, rows: Rows) -> None:
@@ -531,6 +534,10 @@ class Graph(StateMachine):
             item.marked = True
         elif item.state == PENDING:
             item.state = DELETED if item in self.deleted_in_transaction() else NEW
+            given = item.instance._along or ()
+            for other in self.items:
+                if other.state == PENDING and item in other.targets() and any(other.instance is one for one in given):
+                    self.note_deleted(other)
 
     def deleted_in_transaction(self) -> set[Item]:
         return {item for item in self.items if item.was_deleted}
