@@ -1064,6 +1064,28 @@ def test_any_operations_do_what_dicts_do(swift_engine: Any, machine: Any, run_ma
     run_machine(lambda: machine(swift_engine), examples=150, stateful_step_count=40)
 
 
+# Ctrl-C
+
+
+def test_ctrl_c_while_the_connection_is_given_back_leaves_no_object_as_it_was_before_the_rollback(
+    session: dbm.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = type(session.engine).release
+
+    def interrupted(*args: Any) -> None:
+        release(*args)
+        raise KeyboardInterrupt
+
+    person = Person(name="Joe")
+    session.add(person)
+    session.flush()
+    monkeypatch.setattr(type(session.engine), "release", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.rollback()
+    monkeypatch.undo()
+    assert (session.state(person), person.id) == ("transient", None)
+
+
 # Rows that were read after something had changed them, and that is rolled back
 
 
