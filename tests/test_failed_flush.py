@@ -1027,3 +1027,43 @@ def test_ctrl_c_before_a_flush_has_begun_leaves_the_session_usable(
 
 def _interrupted(*args: Any) -> None:
     raise KeyboardInterrupt
+
+
+# What is no error of the database's
+
+
+def test_a_lack_of_memory_is_no_objects_fault(session: dbm.Session) -> None:
+    def fail(event: peewee.QueryEvent) -> None:
+        if event.sql.startswith("INSERT"):
+            session.engine.query_hooks.remove(fail)
+            raise MemoryError
+
+    session.begin()
+    session.add(Item(code="a"))
+    session.flush()
+    session.add(Item(code="b"))
+    session.engine.query_hooks.append(fail)
+    with session.no_autoflush, pytest.raises(MemoryError):
+        session.flush()
+    session.commit()
+    assert {item.code for item in session.query(Item)} == {"a", "b"}
+
+
+def test_ctrl_c_while_a_failed_flush_is_undone_leaves_none_of_its_rows(
+    session: dbm.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    saved(session, Item(code="a"))
+    double = Item(code="a")
+    session.add(Item(code="b"))
+    session.flush()
+    session.add_all([Item(code="c"), double])
+    monkeypatch.setattr(peewee._savepoint, "rollback", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.flush()
+    monkeypatch.undo()
+    double.code = "d"
+    session.commit()
+    assert {item.code for item in session.query(Item)} == {"a", "b", "c", "d"}

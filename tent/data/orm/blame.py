@@ -36,7 +36,7 @@ def blaming(
     try:
         with database.attempt():
             write(items)
-    except FlushError:
+    except (FlushError, MemoryError):
         raise
     except Exception as error:
         items = getattr(error, "part", items)

@@ -136,11 +136,13 @@ class Execution:
                 self.transaction.notice_end(error)
             raise
         finally:
-            if cursor is not None:
-                reader.close_stream(cursor)
-                self.transaction.forget_stream(cursor)
-            if reader is not self.database:
-                reader.release()
+            try:
+                if cursor is not None:
+                    self.transaction.forget_stream(cursor)
+                    reader.close_stream(cursor)
+            finally:
+                if reader is not self.database:
+                    reader.release()
 
     @exclusive
     def update(self, query: Query[Any], values: Mapping[Any, Any], synchronize: Any) -> int:

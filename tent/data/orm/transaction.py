@@ -76,8 +76,10 @@ class Transaction:
             self.scopes.append(Scope(self._enter(isolation_level, read_only)))
         except BaseException:
             self.scopes.clear()
-            self.database.discard_transaction()
-            self._let_go()
+            try:
+                self.database.discard_transaction()
+            finally:
+                self._let_go()
             raise
 
     def _enter(self, isolation_level: str | None, read_only: bool) -> Any:
@@ -318,6 +320,9 @@ class Transaction:
                 # The database ended the whole transaction by itself (a full disk, a lost connection). What was flushed
                 # in it is not lost: it is changed again, and the next flush writes it.
                 pass
+            except BaseException:  # Ctrl-C for the second time: what the flush has written must not stay
+                self._end(keep=True)
+                raise
         self._end(keep=True)
         return True
 
@@ -332,9 +337,11 @@ class Transaction:
                 elif self.database.has_transaction():  # else the database has ended that of engine.atomic()
                     _undo_savepoint(root)
         finally:
-            self._leave()
-            take_back(self.unit, log, keep)
-            self.unit.end_transaction()
+            try:
+                self._leave()
+            finally:
+                take_back(self.unit, log, keep)
+                self.unit.end_transaction()
 
     def _leave(self) -> list[Any]:
         """Forget the transaction, give the connection back, and return what waited for the commit."""
