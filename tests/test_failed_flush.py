@@ -31,6 +31,8 @@ class Item(Own):
     moment = peewee.DateTimeField(null=True)
     weight = peewee.FloatField(null=True)
     data = peewee.JSONField(default=dict)
+    scan = peewee.BlobField(null=True)
+    seen = peewee.TimestampField(null=True, default=None, resolution=1_000)
 
 
 class Part(Own):
@@ -500,6 +502,10 @@ WRONG = [
     ("moment", 17),
     ("data", {"a": {1, 2}}),
     ("data", object()),
+    ("scan", 1.5),
+    ("scan", [1]),
+    ("seen", 2**50),
+    ("seen", "soon"),
     ("label", "half a \ud83e"),
 ]
 
@@ -589,6 +595,14 @@ def test_the_object_with_a_value_of_a_wrong_type_is_named_among_several(session:
     items[1].price = 5
     session.commit()
     assert session.query(Item.price).order_by(Item.id).all() == [(1,), (5,), (1,)]
+
+
+def test_a_timestamp_has_after_the_flush_what_its_row_has(session: dbm.Session) -> None:
+    moment = datetime.datetime(2012, 8, 21, 12, 30, 59, 123_456)
+    item = saved(session, Item(code="a", seen=moment))
+    assert item.seen == moment.replace(microsecond=123_000)
+    session.expunge_all()
+    assert session.query(Item).one().seen == item.seen
 
 
 def test_values_of_another_type_that_can_be_converted_are(session: dbm.Session) -> None:

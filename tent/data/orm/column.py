@@ -14,7 +14,7 @@ import peewee
 
 from .dialect import read_json
 from .engine import Engine, quoted
-from .errors import shown
+from .errors import article, shown
 from .rows import ReadAll, Values, read_decimals, read_json_texts, read_present, reader_of
 from .tracking import MutableAccessor
 
@@ -49,6 +49,7 @@ _TYPES: dict[Any, tuple[type, ...]] = {
     peewee.BinaryUUIDField: (uuid.UUID,),
     peewee.DecimalField: (decimal.Decimal,),
     peewee.BlobField: (bytes, bytearray),
+    peewee.TimestampField: (),  # a datetime comes back cut to the field's resolution
 }
 
 
@@ -178,7 +179,7 @@ class Column:
         """Return what an attribute has after a flush that encoded its value, which was of another type than a row's."""
         try:
             return self.decoded(encoded)
-        except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
+        except (ValueError, TypeError, ArithmeticError, AttributeError, OSError) as error:
             raise peewee.DataError(f"{self} can't hold {shown(value)}: {error}") from error
 
     def normal(self, value: Any) -> Any:
@@ -232,12 +233,22 @@ def _converting(field: Any) -> Any:
 
 def _writer(field: Any, base: Any, engine: Engine) -> tuple[str, Convert]:
     """Return the placeholder of a column, and the function that makes its parameter."""
+    if isinstance(base, peewee.BlobField) and type(base).db_value is peewee.BlobField.db_value:
+        return engine.param, functools.partial(_bytes, field.db_value)
     if not isinstance(base, peewee.JSONField):
         return engine.param, field.db_value
     dumps: Convert = base._dumps  # type: ignore[attr-defined]
     if isinstance(engine, peewee.MySQLDatabase):  # MySQL's and MariaDB's casts differ, and neither's column needs one
         return engine.param, dumps
     return engine.parse(engine.json_methods(engine).make_value_wrapper(str)(""))[0], dumps
+
+
+def _bytes(convert: Convert, value: Any) -> Any:
+    """Return what a blob gets: SQLite and PyMySQL would take anything, and put its text there perhaps."""
+    encoded = convert(value)
+    if not isinstance(encoded, (bytes, bytearray)):
+        raise TypeError(f"{article(type(value).__name__)} is no bytes")
+    return encoded
 
 
 def _reader(field: Any, engine: Engine) -> Convert | None:

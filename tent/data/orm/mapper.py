@@ -18,6 +18,7 @@ from .version import Version
 
 S = TypeVar("S")
 
+_ROOM = 1_000  # statements of a model: a program may write any of its columns together, in any order
 _NONE: Mapping[type, Mapper] = MappingProxyType({})
 
 
@@ -66,7 +67,7 @@ class Mapper:
             return names
         ordered = self._orders.get(names)
         if ordered is None:
-            ordered = self._orders[names] = tuple(name for name in self.names if name in names)
+            ordered = _keep(self._orders, names, tuple(name for name in self.names if name in names))
         return ordered
 
     def is_moved_by(self, names: Iterable[str]) -> bool:
@@ -75,10 +76,8 @@ class Mapper:
 
     def statement(self, shape: Any, compile: Callable[[], S]) -> S:
         """Return the SQL of a shape of statement, compiled once."""
-        sql = self.statements.get(shape)
-        if sql is None:
-            sql = self.statements[shape] = compile()
-        return sql
+        sql: S | None = self.statements.get(shape)
+        return _keep(self.statements, shape, compile()) if sql is None else sql
 
     def read(self, rows: Sequence[Row]) -> tuple[Iterable[Any], list[dict[str, Any]]]:
         """Return the keys of rows, and what objects have of them: their values, by name."""
@@ -169,6 +168,14 @@ def chunks(engine: Engine, items: Sequence[Any], width: int, most: int | None = 
     if 0 < len(items) <= size:
         return (items,)
     return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _keep(kept: dict[Any, S], key: Any, made: S) -> S:
+    """Keep what was made, and begin anew when there is much of it."""
+    if len(kept) >= _ROOM:
+        kept.clear()
+    kept[key] = made
+    return made
 
 
 def _unique_sets(meta: Any) -> list[tuple[str, ...]]:

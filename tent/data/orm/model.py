@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,7 +12,7 @@ import peewee
 from peewee import make_snake_case  # type: ignore[attr-defined]
 
 from . import accessors, many_to_many, mutable, tracking
-from .dialect import AnyEngine
+from .dialect import AnyEngine, write_json
 from .errors import ArgumentError, InvalidRequestError, shown
 from .peers import Peers
 from .select import Alias, Raw, Select
@@ -111,6 +112,8 @@ class ModelMetadata(peewee.Metadata):
             setattr(self.model, field.object_id_name, accessors.ObjectIdAccessor(field))
         self.__dict__.pop("mappers", None)  # what was compiled for the former fields
         self.__dict__.pop("query", None)
+        if isinstance(field, peewee.JSONField) and field._dumps is json.dumps:  # type: ignore[attr-defined]
+            field._dumps = write_json  # type: ignore[attr-defined]
         if isinstance(field, peewee.FieldDatabaseHook) and self.database is None:
             field._db_hook(_any)  # type: ignore[attr-defined]
 

@@ -33,9 +33,9 @@ def without_strings(sql: str) -> str:
 def only_reads(code: str) -> bool:
     """Tell whether a statement, without its strings, needs no transaction; one in doubt gets one."""
     first = _READS.match(code)
-    return first is not None and (
-        first[1].lower() != "with" or not re.search(_WRITES, _LOCKS.sub(" ", code))
-    )  # fmt: skip
+    if first is None or ";" in code.rstrip().rstrip(";"):  # PostgreSQL takes several statements at once
+        return False
+    return first[1].lower() != "with" or not re.search(_WRITES, _LOCKS.sub(" ", code))
 
 
 def locks_rows(code: str) -> bool:
@@ -45,7 +45,8 @@ def locks_rows(code: str) -> bool:
 
 def controls_transactions(code: str) -> bool:
     """Tell whether a statement, without its strings, begins or ends a transaction or savepoint."""
-    return _CONTROLS.match(code) is not None
+    statements = code.split(";") if _READS.match(code) else [code]  # what defines a trigger has an END of its own
+    return any(map(_CONTROLS.match, statements))
 
 
 def commits_by_itself(code: str) -> bool:
