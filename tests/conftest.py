@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ import hypothesis
 import peewee
 import pytest
 import servers
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, run_state_machine_as_test
 
 from tent.data import dbm
 from tent.data.orm.sql import with_marks
@@ -216,6 +215,46 @@ def report(request: pytest.FixtureRequest, seed: int) -> Callable[..., None]:
     return report
 
 
+LONG = 20_000  # steps of a state machine in the long form
+
+
+class StateMachine(RuleBasedStateMachine):
+    """Hypothesis', which counts the steps of all its examples."""
+
+    steps = 0
+
+    @invariant()
+    def count_a_step(self) -> None:
+        StateMachine.steps += 1
+
+
+@pytest.fixture
+def run_machine(database: str, is_long: bool, seed: int, report: Callable[..., None]) -> Callable[..., None]:
+    """`run_machine(machine, examples=40)` tries that many, the same ones each time; fewer on a server, which is slower.
+
+    In the long form it tries as many again, by the next seed, until 20,000 steps are done.
+    """
+
+    def run(machine: Callable[[], StateMachine], examples: int, **options: Any) -> None:
+        usual = hypothesis.settings(
+            **{"derandomize": not is_long, **options},
+            max_examples=examples // 5 if database in servers.URLS and not is_long else examples,
+            database=None,
+            deadline=None,
+            report_multiple_bugs=False,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
+        StateMachine.steps, rounds = 0, 0
+        while rounds == 0 or (is_long and StateMachine.steps < LONG):
+            factory = hypothesis.seed(seed + rounds)(lambda: machine()) if is_long else machine
+            run_state_machine_as_test(factory, settings=usual)  # type: ignore[no-untyped-call]
+            rounds += 1
+        if is_long:
+            report(steps=StateMachine.steps, examples=rounds * examples)
+
+    return run
+
+
 def install_tables_with_keys_that_do_not_come_again(engine: Any, models: Any) -> None:
     """Else a new row can get the key of one that another session deleted, and be taken for it: who could tell?
 
@@ -282,26 +321,6 @@ def with_settings(config: Any, options: Any = None, **settings: Any) -> dict[str
     """Return a config, mapping or URL, as a mapping that has other settings, and options of the driver, too."""
     found = {**(servers.mapping(config) if isinstance(config, str) else config), **settings}
     return {**found, "options": {**found.get("options", {}), **options}} if options else found
-
-
-def run_machine(machine: Callable[[], Any], database: str, examples: int, **options: Any) -> None:
-    """Run a state machine, the same examples each time unless told otherwise; fewer on a server, which takes longer.
-
-    TENT_EXAMPLES says how many on each database, and has other ones tried in each run.
-    """
-    wanted = os.environ.get("TENT_EXAMPLES")
-    usual = examples // 5 if database in servers.URLS else examples
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        machine,
-        settings=hypothesis.settings(
-            **{"derandomize": wanted is None, **options},
-            max_examples=int(wanted or usual),
-            database=None,
-            deadline=None,
-            report_multiple_bugs=False,
-            suppress_health_check=list(hypothesis.HealthCheck),
-        ),
-    )
 
 
 def run_sql(engine: Any, sql: str, params: Any = ()) -> Any:

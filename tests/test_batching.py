@@ -493,6 +493,26 @@ def test_values_of_many_rows_go_by_the_adapters_of_sqlite3_as_those_of_one_do(se
     assert rows(engine, "SELECT DISTINCT born FROM people") == [("01.02.2020",)]
 
 
+@pytest.mark.databases("sqlite")
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_row_that_its_table_ignores_is_an_error(engine: Any, session: dbm.Session, count: int) -> None:
+    class Tag(dbm.declarative_base()):  # type: ignore[misc]
+        name = peewee.CharField()
+
+    engine.execute_sql("CREATE TABLE tags (id INTEGER PRIMARY KEY, name TEXT UNIQUE ON CONFLICT IGNORE)")
+    session.add(Tag(name="there"))
+    session.commit()
+    tags = [Tag(name="there"), Tag(name="new")][:count]
+    session.add_all(tags)
+    with pytest.raises(dbm.FlushError, match="tags"):
+        session.commit()
+    assert [tag.id for tag in tags] == [None] * count
+    assert session.new == tags
+    tags[0].name = "another"
+    session.commit()
+    assert session.query(Tag).count() == count + 1
+
+
 # SQL expressions as values
 
 

@@ -250,6 +250,11 @@ def test_an_unknown_key_is_named_with_the_nearest_one() -> None:
     assert "did you mean 'timeout'?" in message
 
 
+@pytest.mark.parametrize("config", [{"driver": 10**5_000}, {**MEMORY, 10**5_000: 1}], ids=["driver", "key"])
+def test_a_number_that_python_does_not_show_is_refused(config: Any) -> None:
+    assert "<int object at" in str(refusal(config))
+
+
 def test_an_unknown_key_in_a_url_is_named_with_the_nearest_one() -> None:
     assert "did you mean 'timeout'?" in str(refusal("sqlite:///:memory:?timout=3"))
 

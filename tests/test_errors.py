@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import pickle
 import re
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -248,6 +249,31 @@ def test_a_refused_update_and_a_refused_delete_name_their_objects(session: Any) 
         session.flush()
     assert caught.value.object is root  # type: ignore[attr-defined]
     session.rollback()
+
+
+class Unshown:
+    """A value whose repr fails."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("repr failed")
+
+
+@pytest.mark.parametrize("value", [pytest.param(10**5_000, id="an int of many digits"), Unshown()])
+def test_a_value_that_python_can_not_show_is_refused_as_others_are(session: Any, value: Any) -> None:
+    session.add(Person(age=value))
+    with pytest.raises(peewee.DataError, match=r"Person\.age .*can't hold <.* object at .*inserting <Person id=None"):
+        session.flush()
+    session.rollback()
+
+
+def test_a_long_value_is_cut_before_it_is_shown() -> None:
+    value = b"\0" * 10**7
+    tracemalloc.start()
+    shown = errors.shown(value)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(shown) == 60
+    assert peak < 10**5
 
 
 def test_an_error_in_a_flush_that_a_query_began_says_so(session: Any) -> None:

@@ -31,6 +31,8 @@ class Item(Own):
     moment = peewee.DateTimeField(null=True)
     weight = peewee.FloatField(null=True)
     data = peewee.JSONField(default=dict)
+    scan = peewee.BlobField(null=True)
+    seen = peewee.TimestampField(null=True, default=None, resolution=1_000)
 
 
 class Part(Own):
@@ -500,6 +502,10 @@ WRONG = [
     ("moment", 17),
     ("data", {"a": {1, 2}}),
     ("data", object()),
+    ("scan", 1.5),
+    ("scan", [1]),
+    ("seen", 2**50),
+    ("seen", "soon"),
     ("label", "half a \ud83e"),
 ]
 
@@ -589,6 +595,14 @@ def test_the_object_with_a_value_of_a_wrong_type_is_named_among_several(session:
     items[1].price = 5
     session.commit()
     assert session.query(Item.price).order_by(Item.id).all() == [(1,), (5,), (1,)]
+
+
+def test_a_timestamp_has_after_the_flush_what_its_row_has(session: dbm.Session) -> None:
+    moment = datetime.datetime(2012, 8, 21, 12, 30, 59, 123_456)
+    item = saved(session, Item(code="a", seen=moment))
+    assert item.seen == moment.replace(microsecond=123_000)
+    session.expunge_all()
+    assert session.query(Item).one().seen == item.seen
 
 
 def test_values_of_another_type_that_can_be_converted_are(session: dbm.Session) -> None:
@@ -1027,3 +1041,43 @@ def test_ctrl_c_before_a_flush_has_begun_leaves_the_session_usable(
 
 def _interrupted(*args: Any) -> None:
     raise KeyboardInterrupt
+
+
+# What is no error of the database's
+
+
+def test_a_lack_of_memory_is_no_objects_fault(session: dbm.Session) -> None:
+    def fail(event: peewee.QueryEvent) -> None:
+        if event.sql.startswith("INSERT"):
+            session.engine.query_hooks.remove(fail)
+            raise MemoryError
+
+    session.begin()
+    session.add(Item(code="a"))
+    session.flush()
+    session.add(Item(code="b"))
+    session.engine.query_hooks.append(fail)
+    with session.no_autoflush, pytest.raises(MemoryError):
+        session.flush()
+    session.commit()
+    assert {item.code for item in session.query(Item)} == {"a", "b"}
+
+
+def test_ctrl_c_while_a_failed_flush_is_undone_leaves_none_of_its_rows(
+    session: dbm.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    saved(session, Item(code="a"))
+    double = Item(code="a")
+    session.add(Item(code="b"))
+    session.flush()
+    session.add_all([Item(code="c"), double])
+    monkeypatch.setattr(peewee._savepoint, "rollback", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.flush()
+    monkeypatch.undo()
+    double.code = "d"
+    session.commit()
+    assert {item.code for item in session.query(Item)} == {"a", "b", "c", "d"}

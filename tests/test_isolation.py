@@ -169,6 +169,7 @@ def test_a_session_that_only_reads_refuses_a_flush_and_names_the_object(engine: 
         lambda session: session.query(Person).update({"age": 2}),
         lambda session: session.query(Person).delete(),
         lambda session: session.execute("DELETE FROM people"),
+        lambda session: session.execute("SELECT 1; DELETE FROM people"),
     ],
 )
 def test_a_session_that_only_reads_refuses_statements_that_write(

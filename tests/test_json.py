@@ -282,6 +282,23 @@ def test_a_value_that_is_no_json_is_refused_before_the_statement(session: dbm.Se
         session.flush()
 
 
+@pytest.mark.parametrize("key", ["Größe", "名", "🦊", "e\u0301", "it's", "a.b", "$", "%s", "?"])
+def test_a_key_of_any_characters_is_found(session: dbm.Session, key: str) -> None:
+    session.add_all([Paper(title="new", content={key: {key: 1}}), Paper(title="other", content={"x": 1})])
+    session.commit()
+    assert titles(session, content[key][key] == 1) == ["new"]
+    assert titles(session, content.has_key(key)) == ["new"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), [float("inf")], {"half": "\ud83e"}, {"\ud83e\udd8a": 1}])
+def test_a_value_that_would_not_come_back_is_refused(session: dbm.Session, value: Any) -> None:
+    paper = Paper(title="new", content=value)
+    session.add(paper)
+    with pytest.raises(peewee.DataError, match=r"Paper\.content .*can't hold .*inserting <Paper ") as caught:
+        session.flush()
+    assert caught.value.object is paper  # type: ignore[attr-defined]
+
+
 def test_a_fields_own_dumps_and_loads_are_used(engine: Any, session: dbm.Session) -> None:
     base = dbm.declarative_base()
 

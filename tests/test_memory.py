@@ -15,6 +15,7 @@ import pytest
 from conftest import Node, Note, Person
 
 from tent.data import dbm
+from tent.data.orm.mapper import mapper_of
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
@@ -508,6 +509,36 @@ def test_an_object_that_is_loaded_again_and_again_is_known_once(session: Any) ->
         session.query(Note).all()
     indexes = session.identity_map._indexes[Note]
     assert [len(references) for index in indexes.values() for references in index.values()] == [len(notes)]
+
+
+@pytest.mark.databases("memory")
+def test_an_object_that_goes_from_parent_to_parent_is_known_by_few_of_them(session: Any) -> None:
+    note = Note(person=Person())
+    session.add_all([note, Person(id=1_000_000)])
+    session.flush()
+    session.delete(session.get(Person, 1_000_000))  # who refers to it is looked for, and noted from now on
+    for _ in range(2_500):
+        session.flush()
+        note.person = Person()
+    indexes = session.identity_map._indexes.get(Note, {})
+    assert sum(len(references) for index in indexes.values() for references in index.values()) <= 2_000
+
+
+@pytest.mark.databases("memory")
+def test_only_so_many_statements_are_kept_for_the_columns_that_are_written(session: Any, engine: Any) -> None:
+    base: Any = dbm.declarative_base()
+    names = [f"c{number}" for number in range(11)]
+    wide = type("Wide", (base,), {name: peewee.IntegerField(null=True) for name in names} | {"__module__": __name__})
+    dbm.install_tables(engine, models=base)
+    instance = wide()
+    session.add(instance)
+    for places in range(1, 2**11):
+        session.flush()
+        for name in [name for place, name in enumerate(names) if places >> place & 1]:
+            setattr(instance, name, places)
+    mapper = mapper_of(wide, engine)
+    assert len(mapper.statements) <= 1_000
+    assert len(mapper._orders) <= 1_000
 
 
 def test_a_new_object_that_was_expunged_is_kept_by_no_key(session: Any) -> None:

@@ -213,6 +213,20 @@ def test_rows_are_streamed_on_another_connection_than_a_dead_one(connect: Callab
         assert len(list(session.query(Person).yield_per(1))) == 2
 
 
+def test_a_stream_whose_connection_is_lost_keeps_none(connect: Callable[..., Any]) -> None:
+    engine = connect()
+    with dbm.open_session(engine) as session:
+        session.add_all([Person(name=name) for name in ("Joe", "Ann", "Eve")])
+        session.commit()
+        its_own = number(session)
+        rows: Any = iter(session.query(Person).yield_per(1))
+        next(rows)
+        end(engine, its_own)
+        rows.close()
+        assert in_pool(engine)[0] == 0
+        assert session.query(Person).count() == 3
+
+
 @pytest.fixture
 def broken(connect: Callable[..., Any]) -> Iterator[dbm.Session]:
     """A session that has flushed Joe in a transaction, whose connection is lost."""
@@ -401,6 +415,41 @@ def test_ctrl_c_while_a_connection_is_given_back_keeps_none(
             session.commit()
         assert in_pool(engine)[0] == 0
         assert session.query(Person).count() == 0
+
+
+def test_ctrl_c_while_a_begin_is_undone_keeps_no_connection(
+    connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = connect()
+
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with dbm.open_session(engine) as session:
+        monkeypatch.setattr(peewee._transaction, "__enter__", interrupted)
+        monkeypatch.setattr(type(engine), "discard_transaction", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.begin()
+        monkeypatch.undo()
+        assert in_pool(engine)[0] == 0
+
+
+def test_ctrl_c_while_a_stream_is_closed_keeps_no_connection(
+    connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = connect()
+    close = type(engine).close_stream
+
+    def interrupted(*args: Any) -> None:
+        close(*args)
+        raise KeyboardInterrupt
+
+    with dbm.open_session(engine) as session:
+        monkeypatch.setattr(type(engine), "close_stream", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(session.query(Person).yield_per(1))
+        monkeypatch.undo()
+        assert in_pool(engine)[0] == 0
 
 
 # Forks

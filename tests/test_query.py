@@ -852,7 +852,23 @@ def test_sql_that_writes_is_part_of_the_transaction(session: dbm.Session, people
     assert session.scalar("SELECT MAX(score) FROM people") == 0
 
 
-@pytest.mark.parametrize("sql", ["WITH t AS (SELECT 1 AS n) SELECT n FROM t", "-- why\nSELECT 1", "VALUES (1)"])
+@pytest.mark.databases("postgresql")
+def test_sql_of_several_statements_is_part_of_the_transaction_if_one_may_write(
+    session: dbm.Session, people: list[Person]
+) -> None:
+    session.execute("SELECT 1; DELETE FROM people")
+    session.rollback()
+    assert session.query(Person).count() == 3
+
+
+def test_sql_that_ends_a_transaction_after_another_statement_is_refused(session: dbm.Session) -> None:
+    with pytest.raises(dbm.InvalidRequestError, match="behind the session's back"):
+        session.execute("SELECT 1; COMMIT")
+
+
+@pytest.mark.parametrize(
+    "sql", ["WITH t AS (SELECT 1 AS n) SELECT n FROM t", "-- why\nSELECT 1", "VALUES (1)", "SELECT 1;"]
+)
 def test_sql_that_only_reads_begins_no_transaction(session: dbm.Session, sql: str) -> None:
     assert session.scalar(sql) == 1
     assert not session.in_transaction()

@@ -10,7 +10,7 @@ from typing import Any
 
 import peewee
 import pytest
-from conftest import Node, Note, Person, collected, run_machine, run_sql
+from conftest import Node, Note, Person, StateMachine, collected, run_sql
 from hypothesis import stateful
 from hypothesis import strategies as st
 
@@ -825,7 +825,7 @@ def there_is_one(*states: str) -> Any:
     return stateful.precondition(lambda self: any(known.state in states for known in self.known.values()))
 
 
-class Machine(stateful.RuleBasedStateMachine):
+class Machine(StateMachine):
     """Operations of a session, next to a few dicts that say what they should do.
 
     `rows` are the rows as this session sees them, and `saved` is a stack: what they were, and what the objects were, at
@@ -1059,9 +1059,31 @@ class NumberedMachine(Machine):
 
 
 @pytest.mark.parametrize("machine", [Machine, NumberedMachine])
-def test_any_operations_do_what_dicts_do(database: str, swift_engine: Any, machine: Any) -> None:
+def test_any_operations_do_what_dicts_do(swift_engine: Any, machine: Any, run_machine: Callable[..., None]) -> None:
     dbm.install_tables(swift_engine, models=Things)
-    run_machine(lambda: machine(swift_engine), database, examples=150, stateful_step_count=40)
+    run_machine(lambda: machine(swift_engine), examples=150, stateful_step_count=40)
+
+
+# Ctrl-C
+
+
+def test_ctrl_c_while_the_connection_is_given_back_leaves_no_object_as_it_was_before_the_rollback(
+    session: dbm.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = type(session.engine).release
+
+    def interrupted(*args: Any) -> None:
+        release(*args)
+        raise KeyboardInterrupt
+
+    person = Person(name="Joe")
+    session.add(person)
+    session.flush()
+    monkeypatch.setattr(type(session.engine), "release", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.rollback()
+    monkeypatch.undo()
+    assert (session.state(person), person.id) == ("transient", None)
 
 
 # Rows that were read after something had changed them, and that is rolled back

@@ -346,6 +346,33 @@ def test_a_name_that_a_server_would_cut_off_is_refused_before_anything_is_create
     assert engine.get_tables() == []
 
 
+@pytest.mark.databases("servers")
+@pytest.mark.parametrize("names", [("50%", "name"), ("fruits", "50%")])
+def test_a_name_that_a_servers_driver_would_take_for_a_parameter_is_refused(
+    engine: Any, names: tuple[str, str]
+) -> None:
+    with pytest.raises(dbm.ArgumentError, match=r"'50%' of Thing has a %"):
+        dbm.install_tables(engine, models=[named(*names)])
+    assert engine.get_tables() == []
+
+
+@pytest.mark.parametrize("name", ["a\0b", "half\ud800"])
+def test_a_name_that_is_none_anywhere_is_refused(engine: Any, name: str) -> None:
+    with pytest.raises(dbm.ArgumentError, match=r"of Thing has a NUL or half a surrogate pair"):
+        dbm.install_tables(engine, models=[named("things", name)])
+    assert engine.get_tables() == []
+
+
+def named(table: str, column: str) -> Any:
+    """Return a model of a table and a column of these names."""
+
+    class Thing(dbm.declarative_base()):  # type: ignore[misc]
+        __tablename__ = table
+        name = peewee.CharField(column_name=column)
+
+    return Thing
+
+
 # Uninstalling
 
 

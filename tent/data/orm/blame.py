@@ -8,10 +8,11 @@ from typing import Any
 import peewee
 
 from .change import Change
+from .column import Column
 from .cursor import BufferedCursor
 from .engine import Engine
 from .errors import FlushError, StaleDataError, explain, shown
-from .mapper import Column, Mapper, mapper_of, where_equal
+from .mapper import Mapper, mapper_of, where_equal
 from .statements import halves
 
 _REMEDY = (
@@ -35,7 +36,7 @@ def blaming(
     try:
         with database.attempt():
             write(items)
-    except FlushError:
+    except (FlushError, MemoryError):
         raise
     except Exception as error:
         items = getattr(error, "part", items)

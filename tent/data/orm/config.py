@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from .errors import DBConfigurationException, article
+from .errors import DBConfigurationException, article, shown
 from .keys import ALIASES, DRIVERS, PORTS, nearest
 from .url import masked_url, read_url
 
@@ -28,13 +28,13 @@ def read_config(config: Any) -> Checked:
     if driver is None:
         _refuse(config, f"The config has no 'driver'. Add one, for example 'driver': 'sqlite'; known: {_known()}.")
     if not isinstance(driver, str) or driver not in DRIVERS:
-        _refuse(config, f"Unknown driver {driver!r}{nearest(driver, DRIVERS)}; known: {_known()}.")
+        _refuse(config, f"Unknown driver {shown(driver)}{nearest(driver, DRIVERS)}; known: {_known()}.")
     keys = DRIVERS[driver]
     for key in settings:
         if key != "driver" and key not in keys:
             _refuse(
                 config,
-                f"Unknown key {key!r} for the driver {driver!r}{nearest(key, keys)}; known: "
+                f"Unknown key {shown(key)} for the driver {driver!r}{nearest(key, keys)}; known: "
                 + ", ".join(sorted(keys))
                 + ".",
             )

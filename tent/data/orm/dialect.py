@@ -7,6 +7,7 @@ stands in for one here gives it *late* pieces of SQL, which ask the engine for t
 from __future__ import annotations
 
 import functools
+import json
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,6 +15,9 @@ from typing import Any
 import peewee
 
 from .mutable import plain
+
+# Characters as they are: a path finds no key that is spelled by escapes, but on PostgreSQL and in SQLite from 3.45 on
+write_json: Callable[[Any], str] = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 _sqlite = peewee.SqliteDatabase(None)  # for SQL that is made for no engine, to be looked at
 _speaking = threading.local()

@@ -39,6 +39,9 @@ UNWILLING = "doesn't take the connection: see why, and mend it on the server or 
 BAD_OPTION = "can't be used like this: correct the config, 'options' above all"
 
 
+_NO_CARE: AbstractContextManager[Any] = contextlib.nullcontext()
+
+
 class Engine(Pool):
     """What all engines have; `connect` makes one.
 
@@ -51,6 +54,7 @@ class Engine(Pool):
     batch: ClassVar[int] = 500  # rows in a statement that inserts or deletes
     most_parameters: ClassVar[int] = 32_000  # of a statement
     returns_inserted: ClassVar[bool] = True  # INSERT … RETURNING
+    tells_last_key: ClassVar[bool] = False  # the driver knows the key of one row for less than RETURNING takes
     returns_updated: ClassVar[bool] = True  # UPDATE … RETURNING
     native_times: ClassVar[tuple[Any, ...]] = (peewee.DateTimeField, peewee.DateField, peewee.TimeField)  # not text
     default_values: ClassVar[str] = "DEFAULT VALUES"  # what is inserted of a row of which nothing is given
@@ -263,8 +267,7 @@ class Engine(Pool):
 
     def attempt(self) -> AbstractContextManager[Any]:
         """Return a block after whose failure the transaction can go on: where need be, and with care, a savepoint."""
-        savepoint: AbstractContextManager[Any] = self.savepoint() if self.is_careful else contextlib.nullcontext()
-        return savepoint
+        return self.savepoint() if self.is_careful else _NO_CARE
 
     # Rows that are taken part by part
 

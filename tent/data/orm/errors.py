@@ -125,6 +125,7 @@ class UnsavedChangesWarning(UserWarning):
     """A session was closed while it held changes that no commit had saved."""
 
 
+_WIDTH = 60  # of a value in a message
 _NO_TABLE = ("42P01", 1146)  # of PostgreSQL, and of MariaDB and MySQL
 
 
@@ -154,9 +155,14 @@ def _is_without_table(error: Any, reason: str) -> bool:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a message shows it, cut short."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    """Return a value as a message shows it, cut short, whatever its `repr` takes or does."""
+    if isinstance(value, (str, bytes, bytearray)) and len(value) > _WIDTH:
+        value = value[:_WIDTH]
+    try:
+        text = repr(value)
+    except Exception:  # it is a user's own, or an integer of more digits than Python shows
+        text = object.__repr__(value)
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
 
 
 def article(word: str) -> str:

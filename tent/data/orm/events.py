@@ -40,6 +40,8 @@ class Events:
 
     def fire(self, name: str, *arguments: Any) -> None:
         """Call what waits for an event of the session; the listeners of the engine come first."""
+        if not (self.listeners or self._database.listeners):
+            return
         session = self._unit.session()
         if session is not None:
             for call in [*self._database.listeners.of(name), *self.listeners.of(name)]:

@@ -13,10 +13,11 @@ from .engine import Engine
 from .errors import ArgumentError, InvalidRequestError, ResourceClosedError, StaleDataError, shown
 from .guard import exclusive
 from .model import ModelRoot
-from .query import Query, model_of
+from .query import Query
 from .related import Related
 from .relation import Relation
 from .result import Result
+from .select import model_of
 from .settling import Settlement
 from .shaping import shaped
 from .sql import commits_by_itself, controls_transactions, locks_rows, only_reads, with_marks, without_strings
@@ -135,11 +136,13 @@ class Execution:
                 self.transaction.notice_end(error)
             raise
         finally:
-            if cursor is not None:
-                reader.close_stream(cursor)
-                self.transaction.forget_stream(cursor)
-            if reader is not self.database:
-                reader.release()
+            try:
+                if cursor is not None:
+                    self.transaction.forget_stream(cursor)
+                    reader.close_stream(cursor)
+            finally:
+                if reader is not self.database:
+                    reader.release()
 
     @exclusive
     def update(self, query: Query[Any], values: Mapping[Any, Any], synchronize: Any) -> int:

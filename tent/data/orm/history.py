@@ -142,11 +142,13 @@ class Deleted(Step):
 
 def _contents(instance: Any, mutable: Sequence[str]) -> tuple[dict[str, Any], Mapping[str, Any], Any]:
     """Return the values, related objects and committed values that an object has."""
-    data = instance.__data__.copy()
+    data, committed = instance.__data__.copy(), instance._committed
     for name in mutable:
-        if name in data:
-            data[name] = plain(data[name])
-    return data, dict(instance.__rel__) if instance.__rel__ else {}, instance._committed
+        value = data.get(name)
+        # A plain dict or list that came from the row was handed out to nobody: what is handed out is tied.
+        if type(value) not in IMMUTABLE and (type(value) not in (dict, list) or name in (committed or ())):
+            data[name] = plain(value)
+    return data, dict(instance.__rel__) if instance.__rel__ else {}, committed
 
 
 class Unseen(Step):

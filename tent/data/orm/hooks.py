@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -25,36 +26,40 @@ MODEL_EVENTS = {
 }
 
 
+_changing = threading.RLock()
+
+
 class Listeners:
     """The functions that wait for the events of a session, an engine or a model, in the order in which they came.
 
-    Threads may let them come and go at any time, so who goes through a list goes through a copy of it.
+    Threads may let them come and go at any time: what somebody may be going through is replaced, not changed.
     """
 
     def __init__(self) -> None:
-        self._calls: dict[str, list[tuple[Listener, Listener]]] = {}  # each listener, and how it is called
+        self._calls: dict[str, tuple[tuple[Listener, Listener], ...]] = {}  # each listener, and how it is called
 
     def __bool__(self) -> bool:
-        return any(self._calls.values())
+        return bool(self._calls)
 
     def add(self, name: str, function: Listener, arguments: tuple[str, ...]) -> None:
         """Let a function wait for an event; one that does so already does so once."""
         call = _adapted(name, function, arguments)
-        waiting = self._calls.setdefault(name, [])
-        if all(function != other for other, _ in waiting.copy()):
-            waiting.append((function, call))
+        with _changing:
+            waiting = self._calls.get(name, ())
+            if all(function != other for other, _ in waiting):
+                self._calls = {**self._calls, name: (*waiting, (function, call))}
 
     def remove(self, name: str, function: Listener) -> bool:
         """Let a function wait no more, and return whether it did."""
-        waiting = self._calls.get(name, [])
-        found = [entry for entry in waiting.copy() if entry[0] == function]
-        for entry in found:
-            waiting.remove(entry)
-        return bool(found)
+        with _changing:
+            waiting = self._calls.get(name, ())
+            left = tuple(entry for entry in waiting if entry[0] != function)
+            self._calls = {event: calls for event, calls in {**self._calls, name: left}.items() if calls}
+        return len(left) < len(waiting)
 
     def of(self, name: str) -> list[Listener]:
         """Return what to call at an event, with all of its arguments."""
-        return [call for _, call in self._calls.get(name, []).copy()]
+        return [call for _, call in self._calls.get(name, ())]
 
 
 class ModelListeners:
@@ -65,25 +70,30 @@ class ModelListeners:
         self._found: dict[tuple[type, str], list[Listener]] = {}
 
     def __bool__(self) -> bool:
-        return any(list(self._own.values()))
+        return bool(self._own)
 
     def add(self, model: type, name: str, function: Listener) -> None:
         """Let a function wait for an event of the objects of a class."""
-        self._own.setdefault(model, Listeners()).add(name, function, MODEL_EVENTS[name])
-        self._found = {}  # a new one: another thread may be about to put into the former what it found before
+        with _changing:
+            own = self._own.get(model, Listeners())
+            own.add(name, function, MODEL_EVENTS[name])
+            self._own = {**self._own, model: own}
+            self._found = {}  # a new one: another thread may be about to put into the former what it found before
 
     def remove(self, model: type, name: str, function: Listener) -> bool:
         """Let a function wait no more, and return whether it did."""
-        is_removed = model in self._own and self._own[model].remove(name, function)
-        self._found = {}
+        with _changing:
+            is_removed = model in self._own and self._own[model].remove(name, function)
+            self._own = {kind: own for kind, own in self._own.items() if own}
+            self._found = {}
         return is_removed
 
     def of(self, model: type, name: str) -> list[Listener]:
         """Return what to call at an event of an object of a class."""
-        known = self._found
+        known, own = self._found, self._own
         found = known.get((model, name))
         if found is None:
-            listening = [self._own[kind] for kind in reversed(model.__mro__) if kind in self._own]
+            listening = [own[kind] for kind in reversed(model.__mro__) if kind in own]
             found = known[model, name] = [call for listeners in listening for call in listeners.of(name)]
         return found
 

@@ -31,6 +31,15 @@ class Rows(dict[Any, "weakref.ref[Any]"]):
         self.room = max(_ROOM, 2 * len(self))
 
 
+class Indexes(dict[str, Index]):
+    """Who refers to what, for each foreign key that was asked for, and how often that was noted since."""
+
+    __slots__ = ("noted",)
+
+    def __init__(self) -> None:
+        self.noted = 0
+
+
 class IdentityMap(Mapping[tuple[type, Any], Any]):
     """The objects of a session by their identity key: `(model, key)`, where a key of several columns is a tuple.
 
@@ -40,7 +49,7 @@ class IdentityMap(Mapping[tuple[type, Any], Any]):
 
     def __init__(self) -> None:
         self.models: dict[type, Rows] = {}
-        self._indexes: dict[type, dict[str, Index]] = {}
+        self._indexes: dict[type, Indexes] = {}
 
     def rows(self, model: type) -> Rows:
         """Return the references to the objects of a model, by key, with room made for more."""
@@ -91,7 +100,7 @@ class IdentityMap(Mapping[tuple[type, Any], Any]):
         Some may be in the map no more. The first time they are looked for among all, later in an index: the cost grows
         with what is found, and with what has been loaded since.
         """
-        indexes = self._indexes.setdefault(model, {})
+        indexes = self._indexes.setdefault(model, Indexes())
         if name not in indexes:
             indexes[name] = {}
             for instance in self.objects(model):
@@ -110,8 +119,15 @@ class IdentityMap(Mapping[tuple[type, Any], Any]):
 
     def note(self, instance: Any) -> None:
         """Note what the row of an object refers to."""
-        for name, index in self._indexes.get(type(instance), {}).items():
+        model = type(instance)
+        indexes = self._indexes.get(model)
+        if indexes is None:
+            return
+        for name, index in indexes.items():
             _enter(index, name, instance)
+        indexes.noted += 1
+        if indexes.noted > max(_ROOM, 2 * len(self.models.get(model, ()))):
+            del self._indexes[model]  # what objects once referred to would be in it for ever
 
     def __getitem__(self, identity: tuple[type, Any]) -> Any:
         instance = self.find(*identity)

@@ -19,9 +19,11 @@ _WORD = r"-?[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z"
 
 def nearest(word: Any, words: Iterable[str], cutoff: float = 0.6) -> str:
     """Return a question for the word that one is perhaps meant for, if there is any."""
+    if not isinstance(word, str):
+        return ""
     import difflib  # slow to import, and only needed for a config that is refused
 
-    close = difflib.get_close_matches(str(word).lower(), words, 1, cutoff)
+    close = difflib.get_close_matches(word.lower(), words, 1, cutoff)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,10 +12,10 @@ import peewee
 from peewee import make_snake_case  # type: ignore[attr-defined]
 
 from . import accessors, many_to_many, mutable, tracking
-from .dialect import AnyEngine
+from .dialect import AnyEngine, write_json
 from .errors import ArgumentError, InvalidRequestError, shown
 from .peers import Peers
-from .query import Alias, Raw, Select
+from .select import Alias, Raw, Select
 from .version import Version
 
 _Self = TypeVar("_Self", bound="ModelRoot")
@@ -88,6 +89,7 @@ class ModelMetadata(peewee.Metadata):
     is_hidden = False  # a model of links that was made for a many-to-many field, which alone makes its objects
     direct: frozenset[str] = frozenset()  # the names of the fields that a constructor can put into __data__ as they are
     mutable: frozenset[str] = frozenset()  # of these, those whose values can be changed in place
+    settable: frozenset[str] = frozenset()  # what else it was found to be able to set
 
     def add_ref(self, field: Any) -> None:
         super().add_ref(field)
@@ -111,6 +113,8 @@ class ModelMetadata(peewee.Metadata):
             setattr(self.model, field.object_id_name, accessors.ObjectIdAccessor(field))
         self.__dict__.pop("mappers", None)  # what was compiled for the former fields
         self.__dict__.pop("query", None)
+        if isinstance(field, peewee.JSONField) and field._dumps is json.dumps:  # type: ignore[attr-defined]
+            field._dumps = write_json  # type: ignore[attr-defined]
         if isinstance(field, peewee.FieldDatabaseHook) and self.database is None:
             field._db_hook(_any)  # type: ignore[attr-defined]
 
@@ -202,7 +206,10 @@ class ModelRoot(peewee.Model):
             if name in meta.direct:
                 data[name] = values[name]
             else:
-                _set_by_name(self, name, values[name])
+                if name not in meta.settable:
+                    _check_settable(self, name)
+                    meta.settable |= {name}
+                setattr(self, name, values[name])
 
     @classmethod
     def validate_model(cls) -> None:
@@ -308,12 +315,11 @@ def declarative_base() -> Any:
     return type("Base", (ModelRoot,), {"__abstract__": True, "registry": Registry(), "__doc__": Base.__doc__})
 
 
-def _set_by_name(instance: Any, name: str, value: Any) -> None:
-    """Set what a constructor was given, if it is something that objects of the class let set."""
+def _check_settable(instance: Any, name: str) -> None:
+    """Refuse what a constructor was given, unless it is something that objects of the class let set."""
     descriptor = next((kind.__dict__[name] for kind in type(instance).__mro__ if name in kind.__dict__), None)
     if not hasattr(descriptor, "__set__") or getattr(descriptor, "fset", descriptor) is None:
         raise TypeError(f"{type(instance).__name__} has no column {name!r}{_columns(instance)}.")
-    setattr(instance, name, value)
 
 
 def _columns(instance: Any) -> str:

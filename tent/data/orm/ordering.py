@@ -77,6 +77,8 @@ class Plan:
 def groups_of_tables(mappers: Iterable[Mapper]) -> list[list[Mapper]]:
     """Return mappers in groups, each after those that it refers to; tables that refer to each other share a group."""
     by_model = {mapper.model: mapper for mapper in mappers}
+    if len(by_model) < 2:
+        return [[mapper] for mapper in by_model.values()]
     edges = [
         Edge(mapper.model, field.rel_model)
         for mapper in by_model.values()
@@ -89,17 +91,18 @@ def groups_of_tables(mappers: Iterable[Mapper]) -> list[list[Mapper]]:
 
 def is_free(group: Sequence[Mapper]) -> bool:
     """Tell whether rows of a group can be written in any order: it is one table, which does not refer to itself."""
-    return len(group) == 1 and all(field.rel_model is not group[0].model for field in group[0].foreign_keys)
+    return len(group) == 1 and not group[0].own_foreign_keys
 
 
 def leaves_freely(group: Sequence[Mapper]) -> bool:
     """Tell whether rows of a group can be deleted in any order: what refers to one of them lets go of it by itself."""
-    inner = [field for field in group[0].foreign_keys if field.rel_model is group[0].model]
-    return len(group) == 1 and all(action(field) in (SET_NULL, SET_DEFAULT) for field in inner)
+    return len(group) == 1 and all(action(field) in (SET_NULL, SET_DEFAULT) for field in group[0].own_foreign_keys)
 
 
 def needs_order_of_rows(plan: Plan) -> bool:
     """Tell whether rows have to wait for each other beyond the order of their tables: inserts, updates, deletes."""
+    if not plan.updates and not (plan.deletes and plan.new):
+        return False
     if any(not mapper.referred.isdisjoint(names) for mapper, names in plan.updates):
         return True
     moves = any(not mapper.unique_names.isdisjoint(names) for mapper, names in plan.updates)

@@ -14,11 +14,12 @@ from peewee import qualify_names  # type: ignore[attr-defined]
 from .blame import blaming, in_parts
 from .cascading import Fallout, action, fell, foresee
 from .change import Change, Groups, grouped
+from .column import Column, is_sql
 from .cursor import BufferedCursor
 from .engine import Engine
 from .errors import FlushError, StaleDataError
 from .identity import IdentityMap
-from .mapper import Column, Mapper, chunks, where_equal
+from .mapper import Mapper, chunks, where_equal
 from .statements import Delete, Insert, Update, halves, singles
 from .tracking import MISSING, put
 
@@ -104,7 +105,8 @@ class Persister:
         if len(instances) > 1 and not self.database.fits(columns):
             in_parts(halves(instances), lambda part: self._insert(mapper, names, part))
             return
-        returning = keys + returned if self.database.returns_inserted else []
+        tells_key = self.database.tells_last_key and len(instances) == 1 and returned == [mapper.generated]
+        returning = keys + returned if self.database.returns_inserted and not tells_key else []
         if computed:
             values, params = self._values_with_expressions(mapper, names, [values[0] for values in columns])
             sql = f"INSERT INTO {mapper.table} ({_list(mapper, names)}) VALUES {values}{_returning(mapper, returning)}"
@@ -137,6 +139,7 @@ class Persister:
         innodb-auto-increment-handling.html). LAST_INSERT_ID() is the first of them.
         """
         if mapper.generated is not None and mapper.generated in returned:
+            _check_inserted(mapper, instances, cursor.rowcount)
             step = self.database.auto_increment
             self.fill(instances, mapper.generated, [cursor.lastrowid + n * step for n in range(len(instances))])
         made = [name for name in returned if name != mapper.generated]
@@ -161,8 +164,7 @@ class Persister:
         """Fill what the database made into the objects of inserted rows."""
         if not returned:
             return
-        if len(rows) != len(instances):
-            raise FlushError(f"{len(instances)} rows were inserted into {mapper.table}, and {len(rows)} came back.")
+        _check_inserted(mapper, instances, len(rows))
         # SQL promises no order of what RETURNING gives. Generated keys grow in the order of the VALUES, so sorted they
         # are in it; given keys are looked up.
         if mapper.generated is not None and mapper.generated in returned:
@@ -323,16 +325,17 @@ class Persister:
         """
         columns, computed = [], []
         for name, values in zip(names, _columns(names, [instance.__data__ for instance in instances])):
-            column, kinds = mapper.by_name[name], set(map(type, values))
-            encoded = column.encoded(values, kinds)
+            column = mapper.by_name[name]
+            treatment = column.treatment(frozenset(map(type, values)))
+            encoded = values if treatment.encode is None else treatment.encode(values)
             columns.append(encoded)
-            # A user's own field may have made SQL of a value.
-            made = kinds if not column.nulls[1] else set(map(type, encoded))
-            if any(issubclass(kind, peewee.Node) and not issubclass(kind, peewee.Model) for kind in made):
+            if treatment.is_plain:
+                continue
+            if treatment.may_be_sql and any(map(is_sql, encoded)):
                 computed.append(name)
-            if column.type is not None and not kinds.issubset((*column.type, type(None))):
+            if treatment.converts and column.type is not None:
                 self._convert(column, column.type, instances, values, encoded)
-            if name in mapper.mutable and not kinds.isdisjoint((dict, list, tuple)):
+            if treatment.parts:
                 self.written.append((column, instances, encoded))
         return columns, computed
 
@@ -437,6 +440,12 @@ def _row_of(columns: Sequence[Sequence[Any]]) -> list[Any]:
 
 def _returning(mapper: Mapper, names: Sequence[str]) -> str:
     return f" RETURNING {_list(mapper, names)}" if names else ""
+
+
+def _check_inserted(mapper: Mapper, instances: Sequence[Any], count: int) -> None:
+    """Refuse what a table has ignored (ON CONFLICT IGNORE, a trigger): its object would have no row."""
+    if count != len(instances):
+        raise FlushError(f"{len(instances)} rows were to be inserted into {mapper.table}, which took {count}.")
 
 
 def _check_count(mapper: Mapper, changes: Sequence[Change], count: int, verb: str) -> None:

@@ -23,12 +23,13 @@ class Held:
         self.timestamp = timestamp  # when it was opened
         self.checked_out = time.time()
         self.is_new = is_new
-        self.thread = threading.current_thread()
+        self.thread = threading.get_ident()
         self.user = user
 
     def __str__(self) -> str:
         statement = getattr(self.user, "last_statement", None)
-        return f"thread {self.thread.name!r} for {time.time() - self.checked_out:.1f} s" + (
+        name = next((thread.name for thread in threading.enumerate() if thread.ident == self.thread), "that has ended")
+        return f"thread {name!r} for {time.time() - self.checked_out:.1f} s" + (
             f", whose last statement was {' '.join(re.sub(_STRING, '…', statement).split())[:80]}" if statement else ""
         )
 

@@ -134,10 +134,18 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
             self.execute_first("BEGIN READ ONLY")
         return self._execute_cursor(sql, params, named_cursor=f"tent_{next(_numbers)}")
 
+    def close_stream(self, cursor: Any) -> None:
+        super().close_stream(cursor)
+        if self.is_lost():
+            close_quietly(cursor)  # else psycopg warns of one that it could not close at the server
+
     def release(self) -> None:
-        if self._state is self._own_state and self.has_transaction() and not self._state.transactions:
-            self.rollback()  # that of a stream
-        super().release()
+        try:
+            if self._state is self._own_state and self.has_transaction() and not self._state.transactions:
+                with contextlib.suppress(peewee.PeeweeException):  # the server may have ended the connection meanwhile
+                    self.rollback()  # that of a stream
+        finally:
+            super().release()
 
     @contextlib.contextmanager
     def installing(self) -> Iterator[None]:

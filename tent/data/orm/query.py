@@ -7,69 +7,18 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import peewee
 
-from .accessors import eager_loading
 from .dialect import Late
 from .errors import ArgumentError, InvalidRequestError
+from .plain import Plain
 from .result import Result
-from .shapes import Condition, conditions, equal, is_field_of, order
+from .select import Select, is_entity, model_of
+from .shapes import conditions, equal, is_field_of, order
 from .tracking import MISSING
 
 T = TypeVar("T")
-if TYPE_CHECKING:
-    _ModelSelect = peewee.ModelSelect[Any]
-else:
-    _ModelSelect = peewee.ModelSelect
 
 
-ROWS = (peewee.ROW.DICT, peewee.ROW.TUPLE, peewee.ROW.NAMED_TUPLE)  # the types of rows that are no objects
-
-
-class _LoadsObjects:
-    """Executed in a session, a query on a model gives the session's objects; elsewhere, what Peewee gives."""
-
-    model: Any
-    _constructor: Any
-    _row_type: Any
-
-    def _execute(self, database: Any) -> Any:
-        with eager_loading():
-            return super()._execute(database)  # type: ignore[misc]
-
-    def prefetch(self, *subqueries: Any, **options: Any) -> Any:
-        with eager_loading():
-            return super().prefetch(*subqueries, **options)  # type: ignore[misc]
-
-    def _get_cursor_wrapper(self, cursor: Any) -> Any:
-        if getattr(cursor, "load", None) is not None and (self._row_type in ROWS or self._constructor is self.model):
-            return cursor.load(self, cursor)  # objects() without a constructor: objects of the model
-        return super()._get_cursor_wrapper(cursor)  # type: ignore[misc]
-
-    def wrapper(self, cursor: Any) -> Any:
-        """Return Peewee's own wrapper of a cursor, which knows what the columns of its rows are."""
-        return super()._get_cursor_wrapper(cursor)  # type: ignore[misc]
-
-    def _get_model_cursor_wrapper(self, cursor: Any) -> Any:
-        if getattr(cursor, "load", None) is not None:
-            return cursor.load(self, cursor)
-        return super()._get_model_cursor_wrapper(cursor)  # type: ignore[misc]
-
-
-class Select(_LoadsObjects, _ModelSelect):
-    """A Peewee select on a model."""
-
-
-class Alias(peewee.ModelAlias):
-    """A model under another name in a query."""
-
-    def select(self, *selection: Any) -> Any:
-        return Select(self, selection or self.get_field_aliases())
-
-
-class Raw(_LoadsObjects, peewee.ModelRaw):
-    """A Peewee raw query on a model."""
-
-
-class Query(Select, Generic[T]):
+class Query(Plain, Generic[T]):
     """A query of a session: every method of Peewee's `ModelSelect`, and SQLAlchemy's verbs.
 
     A query is immutable: each method returns a new one. It runs when it is iterated or asked for its rows, each time
@@ -79,33 +28,15 @@ class Query(Select, Generic[T]):
 
     _session: Any = None
     _entities: tuple[Any, ...] | None = None  # what each row has, when rows are not objects
-    _is_plain = False  # made by the verbs of which `shape` tells
-    _selected: tuple[str, ...] | None = None  # of a plain query: the fields, when these are not all
-    _conditions: tuple[Condition, ...] = ()  # of a plain query; no expressions of the WHERE as long as nobody asks
     _chunk: int | None = None
     locks = False
-    _where_clause: Any = None
     if TYPE_CHECKING:  # what Peewee's stubs leave out
         _count_can_project_one: Any
-        _cte_list: Any
         _database: Any
-        _distinct: Any
-        _for_update: Any
-        _from_list: Any
-        _group_by: Any
-        _having: Any
         _is_default: bool
         _join_ctx: Any
         _joins: Any
-        _limit: Any
         _load_tree: Any
-        _offset: Any
-        _order_by: Any
-        _returning: Any
-        _row_type: Any
-        _simple_distinct: Any
-        _windows: Any
-        _get_cursor_wrapper: Any
 
     @classmethod
     def of(cls, session: Any, *entities: Any) -> Query[Any]:
@@ -143,52 +74,6 @@ class Query(Select, Generic[T]):
             query._is_plain, query._selected = True, tuple(entity.name for entity in entities)
         return query
 
-    def _plain_copy(self) -> Query[T]:
-        """Return a copy of a plain query, to be a little different. The lists in it are not changed in place."""
-        query: Query[T] = object.__new__(type(self))
-        query.__dict__ = self.__dict__.copy()
-        return query
-
-    def clone(self) -> Query[T]:
-        query: Query[T] = super().clone()
-        query._is_plain = False
-        return query
-
-    @property
-    def _hash(self) -> int:
-        """What Peewee keeps: it is seldom asked for, and made anew for each query."""
-        return int(self._get_hash())  # type: ignore[attr-defined]
-
-    @_hash.setter
-    def _hash(self, value: int) -> None:
-        pass
-
-    # The WHERE: conditions become expressions as soon as somebody wants these
-
-    @property
-    def _where(self) -> Any:
-        clause = self._where_clause
-        for name, _, value, expression in self._conditions:
-            one = getattr(self.model, name) == value if expression is None else expression
-            clause = one if clause is None else clause & one
-        return clause
-
-    @_where.setter
-    def _where(self, clause: Any) -> None:
-        self._where_clause = clause
-        self._conditions = ()
-        self._is_plain = False
-
-    @property
-    def selected_columns(self) -> Any:
-        """What is selected, which Peewee lets be set."""
-        return self._returning
-
-    @selected_columns.setter
-    def selected_columns(self, columns: Any) -> None:
-        self._returning = columns
-        self._is_plain = False
-
     # Building
 
     def where(self, *expressions: Any) -> Query[T]:
@@ -198,11 +83,6 @@ class Query(Select, Generic[T]):
             if None not in found:
                 return self._with_conditions(found)
         return super().where(*expressions) if expressions else self.clone()
-
-    def _with_conditions(self, found: Iterable[Any]) -> Query[T]:
-        query = self._plain_copy()
-        query._conditions = (*self._conditions, *found)
-        return query
 
     def filter(self, *expressions: Any, **django: Any) -> Query[T]:
         """Return the query with conditions added: expressions, or Peewee's keywords (`name__ilike="jo%"`)."""
@@ -269,11 +149,6 @@ class Query(Select, Generic[T]):
     def namedtuples(self, as_namedtuple: bool = True) -> Query[T]:
         """Return the query for tuples of the columns' values, which have their names."""
         return self._with(_row_type=peewee.ROW.NAMED_TUPLE if as_namedtuple else None)
-
-    def _with(self, **attributes: Any) -> Query[T]:
-        query = self._plain_copy() if self._is_plain else self.clone()
-        query.__dict__.update(attributes)
-        return query
 
     def join(  # type: ignore[override]
         self, dest: Any, join_type: Any = peewee.JOIN.INNER, on: Any = None, src: Any = None, attr: Any = None
@@ -467,25 +342,6 @@ class Query(Select, Generic[T]):
         query = self.limit(min((n for n in (rest, wanted) if n is not None), default=None))
         return query.offset((self._offset or 0) + start) if start or self._offset else query
 
-    def shape(self) -> tuple[Any, ...]:
-        """Return what tells the SQL of a plain query, but for the values in it."""
-        return (
-            self._selected,
-            tuple([(name, operator, value is None) for name, operator, value, _ in self._conditions]),
-            tuple([order(self.model, column) for column in self._order_by or ()]),
-            self._limit is None,
-            self._offset is None,
-        )
-
-    def params(self, columns: Mapping[str, Any]) -> list[Any]:
-        """Return the parameters of a plain query, in the order of its SQL, as the columns of its model write them."""
-        params = [columns[name].encode(value) for name, _, value, _ in self._conditions if value is not None]
-        if self._limit is not None:
-            params.append(self._limit)
-        if self._offset is not None:
-            params.append(self._offset)
-        return params
-
     def _what(self) -> str:
         return model_of(self.model).__name__ if self._entities is None else "row"
 
@@ -495,16 +351,6 @@ class Query(Select, Generic[T]):
                 f"{verb}() on a query that has a limit or an offset would change which rows those are. "
                 f"Call {verb}() first, then limit() and offset()."
             )
-
-
-def is_entity(entity: Any) -> bool:
-    """Tell whether a query of this gives objects: it is a model or the alias of one."""
-    return isinstance(entity, (peewee.ModelBase, peewee.ModelAlias))
-
-
-def model_of(entity: Any) -> Any:
-    """Return the model of an entity: itself, or what it is an alias of."""
-    return entity.model if isinstance(entity, peewee.ModelAlias) else entity
 
 
 def _field(entity: Any, name: str) -> Any:

@@ -65,11 +65,21 @@ def _check_names(database: Engine, models: Iterable[Any]) -> None:
     for model in models:
         meta = model._meta
         for name in (meta.table_name, *(field.column_name for field in meta.sorted_fields)):
-            if not database.takes_name(name):
+            problem = _problem_with(database, name)
+            if problem:
                 raise ArgumentError(
-                    f"{name!r} of {model.__name__} is too long a name for {database.kind}. Shorten it: a table's name "
+                    f"{name!r} of {model.__name__} {problem} for {database.kind}. Choose another one: a table's name "
                     "is set by __tablename__, and a column's by column_name of its field."
                 )
+
+
+def _problem_with(database: Engine, name: str) -> str | None:
+    """Return why a name can't be that of a table or column, if so."""
+    if "\0" in name or name != name.encode(errors="ignore").decode():
+        return "has a NUL or half a surrogate pair, and is no name"
+    if "%" in name and database.param == "%s":
+        return "has a %, of which the driver makes a parameter, and is no name"
+    return None if database.takes_name(name) else "is too long a name"
 
 
 def _existing(database: Engine, models: Iterable[Any]) -> set[tuple[str | None, str]]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from .cascading import CASCADE, SET_DEFAULT, Fallout, action
 from .change import grouped
+from .column import Column
 from .history import Deleted, Inserted, Step, Updated
-from .mapper import Column, Mapper
+from .mapper import Mapper
 from .ordering import Plan
 from .peers import Peers
 from .persister import Fill, Persister

@@ -14,9 +14,9 @@ from .errors import ArgumentError
 from .loading import Loader
 from .mapper import Mapper
 from .peers import Peers
-from .query import ROWS, is_entity, model_of
 from .result import Result
 from .rows import Row, Values, columns_of, dicts
+from .select import ROWS, is_entity, model_of
 
 
 def shaped(loader: Loader, mapper: Mapper, query: Any, cursor: BufferedCursor) -> Result[Any]:

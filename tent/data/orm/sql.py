@@ -6,46 +6,46 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# What every query needs is compiled here, and the others when they are first used: to compile one takes as long as
-# to import a room
-_NO_CODE = re.compile(r"--[^\n]*|/\*.*?(?:\*/|$)|'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]", re.DOTALL)
+# They are compiled when they are first used: to compile one takes as long as to import a room
+_NO_CODE = r"(?s)--[^\n]*|/\*.*?(?:\*/|$)|'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]"
 # On servers [ and ] are no quotes, but those of arrays; and PostgreSQL has E'it\'s' and $$it's$$
 _NO_SERVER_CODE = (
     r"(?is)--[^\n]*|/\*.*?(?:\*/|$)|\bE'(?:[^'\\]|\\.|'')*'|'[^']*'|\"[^\"]*\"|`[^`]*`|"
     r"(?<![\w$])\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$"
 )
-_READS = re.compile(r"\s*(select|values|explain|pragma|with|show|describe|desc|table)\b", re.IGNORECASE)
-_CONTROLS = re.compile(r"\s*(begin|start|commit|end|abort|rollback|savepoint|release)\b", re.IGNORECASE)
+_READS = r"(?i)\s*(select|values|explain|pragma|with|show|describe|desc|table)\b"
+_CONTROLS = r"(?i)\s*(begin|start|commit|end|abort|rollback|savepoint|release)\b"
 _COMMITS = (
     r"(?i)\s*(alter|analyze|check|flush|grant|lock|optimize|rename|repair|revoke|truncate|unlock|"
     r"(create|drop)(?!\s+(or\s+replace\s+)?temporary))\b"
 )
 _WRITES = r"(?i)\b(insert|update|delete|replace|merge)\b"
-_LOCKS = re.compile(r"\bfor\s+(no\s+key\s+)?update\b|\bfor\s+(key\s+)?share\b|\block\s+in\b", re.IGNORECASE)
+_LOCKS = r"(?i)\bfor\s+(no\s+key\s+)?update\b|\bfor\s+(key\s+)?share\b|\block\s+in\b"
 _NAMED = r"(?<![:\w]):([^\W\d]\w*)"  # and no cast, as in '1'::int
 
 
 def without_strings(sql: str) -> str:
     """Return SQL without its strings, quoted names and comments."""
-    return _NO_CODE.sub(" ", sql)
+    return re.sub(_NO_CODE, " ", sql)
 
 
 def only_reads(code: str) -> bool:
     """Tell whether a statement, without its strings, needs no transaction; one in doubt gets one."""
-    first = _READS.match(code)
-    return first is not None and (
-        first[1].lower() != "with" or not re.search(_WRITES, _LOCKS.sub(" ", code))
-    )  # fmt: skip
+    first = re.match(_READS, code)
+    if first is None or ";" in code.rstrip().rstrip(";"):  # PostgreSQL takes several statements at once
+        return False
+    return first[1].lower() != "with" or not re.search(_WRITES, re.sub(_LOCKS, " ", code))
 
 
 def locks_rows(code: str) -> bool:
     """Tell whether a statement, without its strings, locks the rows that it reads."""
-    return _LOCKS.search(code) is not None
+    return re.search(_LOCKS, code) is not None
 
 
 def controls_transactions(code: str) -> bool:
     """Tell whether a statement, without its strings, begins or ends a transaction or savepoint."""
-    return _CONTROLS.match(code) is not None
+    statements = code.split(";") if re.match(_READS, code) else [code]  # what defines a trigger has an END of its own
+    return any(re.match(_CONTROLS, statement) for statement in statements)
 
 
 def commits_by_itself(code: str) -> bool:

@@ -23,6 +23,7 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
     probe = "SELECT COUNT(*) FROM sqlite_master"
     most_parameters = 32_000  # the default limit is 32,766 (https://www.sqlite.org/limits.html)
     native_times = ()
+    tells_last_key = True
     adds_foreign_keys = False
     _pragmas: Any
 

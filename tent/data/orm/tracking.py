@@ -63,7 +63,8 @@ class Unknown:
         return type(self), (self.value,)
 
 
-_ALIKE = frozenset((str, int, bool))  # the types of which equal values are the same
+_ALIKE = frozenset((str, int, bool, bytes))  # the types of which equal values are the same
+_FAMILIES: dict[type, Any] = {dict: dict, list: list, bytes: (bytes, bytearray)}
 # The types of which equal values can show differently: 0.0 and -0.0, and dicts and lists that have such in them
 _SHOWN_APART = (float, decimal.Decimal, datetime.datetime, datetime.time, dict, list, tuple)
 IMMUTABLE = frozenset((str, int, float, bool, bytes, type(None), tuple, frozenset))
@@ -123,17 +124,17 @@ def is_same(old: Any, new: Any) -> bool:
     """
     if old is new:
         return True
-    if type(old) is type(new) and type(old) in _ALIKE:
-        return bool(old == new)
-    if isinstance(old, (bytes, bytearray)) and isinstance(new, (bytes, bytearray)):
-        return old == new
-    if _kind(old) is not _kind(new) or not bool(old == new):
+    kind = type(old)
+    if kind is not type(new) and (old is None or new is None or _family(old) is not _family(new)):
         return False
-    return not isinstance(old, _SHOWN_APART) or str(old) == str(new)
+    if old != new:
+        return False
+    return kind in _ALIKE or not isinstance(old, _SHOWN_APART) or str(old) == str(new)
 
 
-def _kind(value: Any) -> type:
-    return dict if isinstance(value, dict) else list if isinstance(value, list) else type(value)
+def _family(value: Any) -> type:
+    """Return the type of a value; of those that tell of changes, and other subclasses, that of the plain ones."""
+    return next((family for family, kinds in _FAMILIES.items() if isinstance(value, kinds)), type(value))
 
 
 def is_in_doubt(instance: Any) -> bool:
@@ -157,11 +158,14 @@ def changed_names(instance: Any) -> list[str]:
     if not instance._committed:
         return []
     data, related = instance.__data__, instance.__rel__
-    return [
-        name
-        for name, old in instance._committed.items()
-        if not is_same(old, data.get(name, MISSING)) or (related and _awaits_key(related.get(name), data.get(name)))
-    ]
+    changed = [name for name, old in instance._committed.items() if not is_same(old, data.get(name, MISSING))]
+    if related:
+        changed += [
+            name
+            for name in instance._committed
+            if name not in changed and related.get(name) is not None and data.get(name) is None  # it awaits its key
+        ]
+    return changed
 
 
 def committed_value(instance: Any, name: str) -> Any:
@@ -177,23 +181,22 @@ def _is_transient(instance: Any) -> bool:
     return instance._committed is None and instance._owner is None
 
 
-def _awaits_key(related: Any, key: Any) -> bool:
-    return related is not None and key is None
-
-
 class Tracked(peewee.FieldAccessor):
     """An accessor that keeps the committed value when the attribute is set."""
 
     def __set__(self, instance: Any, value: Any) -> None:
-        name, committed = self.name, instance._committed
+        name, committed, data = self.name, instance._committed, instance.__data__
         if committed is None:
             instance._given.add(name)
         elif name not in committed and committed is not DELETED:
-            old = instance.__data__.get(name, MISSING)
-            if is_same(old, value) and not is_in_doubt(instance):
+            old = data.get(name, MISSING)
+            if (old is value or is_same(old, value)) and not is_in_doubt(instance):
                 return
-            note_change(instance, name, old)
-        instance.__data__[name] = value
+            if committed is CLEAN or instance._reading is not None:
+                note_change(instance, name, old)
+            else:
+                committed[name] = old
+        data[name] = value
 
 
 class ColumnAccessor(Tracked):

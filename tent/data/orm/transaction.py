@@ -73,31 +73,33 @@ class Transaction:
             return
         self.database.acquire()
         try:
-            self._set_up(isolation_level, read_only)
-            # Within engine.atomic() the session's transaction is a savepoint of that one.
-            context = self.database.atomic()
-            context.__enter__()
-            self.scopes.append(Scope(context._helper))
+            self.scopes.append(Scope(self._enter(isolation_level, read_only)))
         except BaseException:
             self.scopes.clear()
-            self.database.discard_transaction()
-            self._let_go()
+            try:
+                self.database.discard_transaction()
+            finally:
+                self._let_go()
             raise
 
-    def _set_up(self, isolation_level: str | None, read_only: bool) -> None:
+    def _enter(self, isolation_level: str | None, read_only: bool) -> Any:
+        """Begin with these settings, and return what Peewee knows the transaction by."""
         database = self.database
         database.isolation_level = isolation_level or database.isolation_level
         database.read_only = read_only or database.read_only
-        if database.in_transaction() and not database.has_transaction() and not database.is_lost():
+        if not database.in_transaction():
+            return database.transaction().__enter__()
+        if not database.has_transaction() and not database.is_lost():
             raise InvalidRequestError(
                 "The database has ended the transaction of engine.atomic() by itself, at an error that was met in it. "
                 "Leave its block before using the session again."
             )
-        if database.isolation_level and database.in_transaction():
+        if database.isolation_level:
             raise InvalidRequestError(
                 "The session is within a transaction of engine.atomic(), which has its own isolation level. Say it "
                 "there, or open the session outside of it."
             )
+        return database.atomic().__enter__()  # a savepoint of that one
 
     def _let_go(self) -> None:
         """Give the connection back; the next transaction has the session's own settings again."""
@@ -115,16 +117,17 @@ class Transaction:
         """Write all changes. If that fails, rows and objects are as they were before."""
         if self.is_flushing:
             raise InvalidRequestError("The session is already flushing: a flush can't be called within a flush.")
-        if not self.unit.has_pending() or (self.events and not self.unit.unflushed()):
+        is_heard = bool(self.events)
+        if not self.unit.has_pending() or (is_heard and not self.unit.unflushed()):
             self.unit.settled()
             return
         if self.database.read_only and self.unit.unflushed():
             changed = list(self.unit.unflushed().values())
             self.refuse_if_read_only(f"write {changed[0]!r}" + f" and {len(changed) - 1} more" * (len(changed) > 1))
-        attempt = _Attempt(self)
+        attempt = _Attempt(self, Snapshot(self.unit) if is_heard else None)
         try:
             self.is_flushing = True
-            if self.events:
+            if is_heard:
                 attempt.begin()
                 self.events.before_flush()
             attempt.came_along = self.unit.register_reachable()
@@ -134,7 +137,7 @@ class Transaction:
                 attempt.begin()
                 write(plan, attempt.persister)
                 Settlement(self.unit, self.scopes[-1].log).flushed(plan, attempt.persister)
-                if self.events:
+                if is_heard:
                     self.events.after_flush(plan)
             else:
                 self.unit.settled()
@@ -317,6 +320,9 @@ class Transaction:
                 # The database ended the whole transaction by itself (a full disk, a lost connection). What was flushed
                 # in it is not lost: it is changed again, and the next flush writes it.
                 pass
+            except BaseException:  # Ctrl-C for the second time: what the flush has written must not stay
+                self._end(keep=True)
+                raise
         self._end(keep=True)
         return True
 
@@ -331,9 +337,11 @@ class Transaction:
                 elif self.database.has_transaction():  # else the database has ended that of engine.atomic()
                     _undo_savepoint(root)
         finally:
-            self._leave()
-            take_back(self.unit, log, keep)
-            self.unit.end_transaction()
+            try:
+                self._leave()
+            finally:
+                take_back(self.unit, log, keep)
+                self.unit.end_transaction()
 
     def _leave(self) -> list[Any]:
         """Forget the transaction, give the connection back, and return what waited for the commit."""
@@ -360,9 +368,9 @@ class Transaction:
 class _Attempt:
     """A flush that may fail: a scope of its own, which becomes part of the transaction or is undone."""
 
-    def __init__(self, transaction: Transaction) -> None:
+    def __init__(self, transaction: Transaction, before: Snapshot | None = None) -> None:
         self._transaction = transaction
-        self._before = Snapshot(transaction.unit) if transaction.events else None
+        self._before = before
         self._scope: Scope | None = None
         self.persister = Persister(transaction.database, transaction.unit.identity_map)
         self.came_along: list[Any] = []

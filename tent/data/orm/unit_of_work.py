@@ -48,7 +48,7 @@ class UnitOfWork:
         self.leaving: set[Any] = set()  # models of which rows are marked to be deleted
         self._writings = 0
         self.scopes: list[Any] = []  # the open transaction, and the savepoints in it
-        self.answers: weakref.WeakSet[Answer] = weakref.WeakSet()  # what is known of relations
+        self.answers: weakref.WeakSet[Answer] | None = None  # what is known of relations
         self.pending: dict[Any, Any] = {}  # new objects that were added with a key, by model and key
 
     # Registering
@@ -266,10 +266,11 @@ class UnitOfWork:
                     names = mapper.in_order(tuple(changed))
                     groups.setdefault((mapper, names), []).append(Change("update", instance, mapper, names, key))
         for changes in groups.values():
-            with contextlib.suppress(TypeError):
-                # In the order of their keys, so that two sessions don't lock rows crosswise; where keys of several
-                # types have no order, in that of the changes.
-                changes.sort(key=operator.attrgetter("key"))
+            if len(changes) > 1:
+                with contextlib.suppress(TypeError):
+                    # In the order of their keys, so that two sessions don't lock rows crosswise; where keys of several
+                    # types have no order, in that of the changes.
+                    changes.sort(key=operator.attrgetter("key"))
         return dict(sorted(groups.items(), key=_table_and_names)) if len(groups) > 1 else groups
 
     def _refuse_collisions(self, plan: Plan) -> None:
@@ -338,8 +339,12 @@ class UnitOfWork:
     def note_flush(self, plan: Plan) -> None:
         """Note that a flush has written rows."""
         self._writings += 1
-        moving = {mapper for mapper, names in plan.updates if mapper.is_moved_by(names)}
-        for mapper in moving.union(plan.new, (mapper for mapper, _ in plan.deletes)):
+        for mapper in plan.new:
+            self.loader.note_moves(mapper.model)
+        for mapper, names in plan.updates:
+            if mapper.is_moved_by(names):
+                self.loader.note_moves(mapper.model)
+        for mapper, _ in plan.deletes:
             self.loader.note_moves(mapper.model)
 
     def moment(self) -> tuple[Any, ...]:
@@ -369,14 +374,16 @@ class UnitOfWork:
     def open_answer(self, moment: Any) -> Answer:
         """Return a new answer, which counts until something comes, goes or moves, or the transaction ends."""
         answer = Answer(moment)
+        if self.answers is None:
+            self.answers = weakref.WeakSet()
         self.answers.add(answer)
         return answer
 
     def forget_answers(self) -> None:
         """Forget what is known of relations, and hold on to no objects for it."""
-        for answer in self.answers:
+        for answer in self.answers or ():
             answer.found.clear()
-        self.answers.clear()
+        self.answers = None
 
 
 def _table_and_names(group: tuple[tuple[Mapper, tuple[str, ...]], list[Change]]) -> tuple[str, tuple[str, ...]]:

@@ -9,21 +9,22 @@ from urllib.parse import parse_qsl, unquote
 
 from .keys import ALIASES, DRIVERS, PORTS, SERVER
 
-_URL = re.compile(r"(?P<place>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?P<fragment>#.*)?", re.DOTALL)
+# They are compiled when they are first used: to compile one takes as long as to import a room
+_URL = r"(?s)(?P<place>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?P<fragment>#.*)?"
 # What can be a password in a URL, well-formed or not: what is before the last "@", what follows "user:" where the "@"
 # was forgotten, unless it is a port, and the values of some keys
 _URL_SECRETS = (
-    (re.compile(r"(?i)((?:pass\w*|pwd|secret|token)=)[^&]*"), r"\1***"),
-    (re.compile(r"(?is)((?:://[^/?#]*?|(?<!sqlite)://.*?)(?::|%3a)).*@"), r"\1***@"),
-    (re.compile(r"(?s)\A(?!\w+://).*@"), r"***@"),
-    (re.compile(r"(?s)(://[^@/?#:\[]*:)(?!\d*(?:[/?#,]|\Z))[^@/?#]*(?!.*@)"), r"\1***"),
+    (r"(?i)((?:pass\w*|pwd|secret|token)=)[^&]*", r"\1***"),
+    (r"(?is)((?:://[^/?#]*?|(?<!sqlite)://.*?)(?::|%3a)).*@", r"\1***@"),
+    (r"(?s)\A(?!\w+://).*@", r"***@"),
+    (r"(?s)(://[^@/?#:\[]*:)(?!\d*(?:[/?#,]|\Z))[^@/?#]*(?!.*@)", r"\1***"),
 )
 
 
 def masked_url(url: str) -> str:
     """Return a URL, or what was meant as one, that can be shown: passwords are replaced by `***`."""
     for pattern, shown in _URL_SECRETS:
-        url = pattern.sub(shown, url)
+        url = re.sub(pattern, shown, url)
     return url
 
 
@@ -46,7 +47,7 @@ def read_url(url: str) -> Mapping[str, Any]:
     if any(ord(character) < 32 for character in rest):
         raise ValueError(f"{masked_url(url)!r} has a tab or a line break. In a URL they are written '%09' and '%0A'.")
     # Not by urlsplit(), which takes brackets in a password for an address, and says the password in its errors
-    parts = _URL.fullmatch(rest)
+    parts = re.fullmatch(_URL, rest)
     assert parts is not None
     place, path, query = parts["place"], unquote(parts["path"].removeprefix("/")), parts["query"] or ""
     if scheme != "sqlite" and "@" not in place and "@" in url:

@@ -34,8 +34,14 @@ def write(plan: Plan, persister: Persister) -> None:
             persister.insert(group[0], plan.new[group[0]])
         else:
             _write_in_levels([change for change in plan.inserts() if change.mapper in group], persister)
-    persister.update(plan.updates)
-    # Deletions come last: until then, what refers to the rows may have been moved to others.
+    if plan.updates:
+        persister.update(plan.updates)
+    if plan.deletes:
+        _delete(plan, persister)
+
+
+def _delete(plan: Plan, persister: Persister) -> None:
+    """Delete rows, which comes last: until then, what refers to them may have been moved to others."""
     deletes = {mapper: changes for (mapper, _), changes in plan.deletes.items()}
     for group in reversed(groups_of_tables(deletes)):
         if leaves_freely(group):
