@@ -43,6 +43,71 @@ def names(engine: Any) -> list[str]:
     return [name for (name,) in engine.execute_sql("SELECT name FROM people ORDER BY id")]
 
 
+# A file that is not what it was
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "test.db"
+
+
+@pytest.mark.databases("file")
+def test_a_file_that_was_deleted_takes_no_commit(session: dbm.Session, file: Path) -> None:
+    session.query(Person).all()
+    file.unlink()
+    session.add(Person(name="Joe"))
+    with pytest.raises(peewee.OperationalError, match=r"test\.db' was deleted or replaced"):
+        session.commit()
+    with pytest.raises(peewee.OperationalError, match=r"no such table: people.*install_tables"):
+        session.commit()
+    dbm.install_tables(session.engine, models=Model)
+    session.commit()
+    assert names(session.engine) == ["Joe"]
+
+
+@pytest.mark.databases("file")
+def test_a_file_that_was_put_back_takes_the_same_commit(session: dbm.Session, file: Path) -> None:
+    session.add(Person(name="Ann"))
+    session.commit()
+    session.engine.close_all()  # so that all is in the one file
+    session.query(Person).all()
+    file.rename(file.with_suffix(".away"))
+    session.add(Person(name="Joe"))
+    with pytest.raises(peewee.OperationalError, match="was deleted or replaced"):
+        session.commit()
+    file.with_suffix(".away").rename(file)
+    session.commit()
+    assert names(session.engine) == ["Ann", "Joe"]
+
+
+@pytest.mark.databases("file")
+def test_a_file_that_was_replaced_takes_a_commit_when_that_was_said(
+    session: dbm.Session, file: Path, second: Any
+) -> None:
+    with dbm.transaction(second) as other:
+        other.add(Person(name="Zoe"))
+    second.close_all()
+    session.engine.close_all()
+    session.query(Person).all()
+    (file.parent / "second.db").replace(file)
+    session.add(Person(name="Joe"))
+    with pytest.raises(peewee.OperationalError, match="was deleted or replaced"):
+        session.commit()
+    session.commit()
+    assert names(session.engine) == ["Zoe", "Joe"]
+
+
+@pytest.mark.databases("file")
+def test_a_connection_that_could_only_read_is_not_used_again(engine: Any, session: dbm.Session) -> None:
+    session.add(Person(name="Joe"))
+    engine.execute_sql("PRAGMA query_only = 1")
+    engine.close()
+    with pytest.raises(peewee.OperationalError, match="readonly"):
+        session.commit()
+    session.commit()
+    assert names(engine) == ["Joe"]
+
+
 # Peewee's own use of it
 
 

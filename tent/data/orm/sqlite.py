@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -32,6 +33,7 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
             path, pragmas=pragmas, max_connections=None, lock_type="IMMEDIATE", check_same_thread=False, uri=False
         )
         self.timeout = self.patience = timeout
+        self._files: dict[int, Any] = {}  # those of the connections that can be used again, by their `id`
         self.place = repr(path)
         self.open_books(echo)
 
@@ -60,7 +62,32 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
 
         One that only reads is DEFERRED: it locks nobody out.
         """
+        self._refuse_lost_file()
         self.execute_sql(f"BEGIN {lock_type or ('DEFERRED' if self.read_only else self._lock_type)}")
+
+    def _open(self) -> Any:
+        connection = super()._open()
+        self._files[id(connection)] = _identity(self.database)
+        return connection
+
+    def _can_reuse(self, connection: Any) -> bool:
+        return id(connection) in self._files and bool(super()._can_reuse(connection))
+
+    def _refuse_lost_file(self) -> None:
+        """Refuse to write to a file that is not there any more: SQLite itself would, and all would be lost with it."""
+        number = id(self._state.conn)
+        if number in self._files and self._files[number] != _identity(self.database):
+            del self._files[number]
+            (self.origin or self).close_idle()
+            raise peewee.OperationalError(
+                f"The database file {self.database!r} was deleted or replaced after it had been opened, and nothing "
+                "was written. Put it back; what is there now is opened from now on."
+            )
+
+    def _note_failure(self, error: peewee.PeeweeException) -> None:
+        if "readonly" in str(error):  # so was the file when it was opened, and the connection stays like that
+            self._files.pop(id(self._state.conn), None)
+            (self.origin or self).close_idle()
 
     @staticmethod
     def adapter(kind: type) -> Callable[[Any], Any] | None:
@@ -116,3 +143,12 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
 
     def _renew(self) -> None:
         self.close_idle()
+
+
+def _identity(path: str) -> Any:
+    """Return what tells a file from another one that has its path later; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
