@@ -44,18 +44,24 @@ class Listeners:
     def add(self, name: str, function: Listener, arguments: tuple[str, ...]) -> None:
         """Let a function wait for an event; one that does so already does so once."""
         call = _adapted(name, function, arguments)
-        with _changing:
+        while True:
             waiting = self._calls.get(name, ())
-            if all(function != other for other, _ in waiting):
-                self._calls = {**self._calls, name: (*waiting, (function, call))}
+            if any(
+                function == other for other, _ in waiting
+            ):  # by what may be a user's own code, and so without a lock
+                return
+            with _changing:
+                if self._calls.get(name, ()) is waiting:
+                    self._calls = {**self._calls, name: (*waiting, (function, call))}
+                    return
 
     def remove(self, name: str, function: Listener) -> bool:
         """Let a function wait no more, and return whether it did."""
+        found = {id(entry): entry for entry in self._calls.get(name, ()) if entry[0] == function}
         with _changing:
-            waiting = self._calls.get(name, ())
-            left = tuple(entry for entry in waiting if entry[0] != function)
+            left = tuple(entry for entry in self._calls.get(name, ()) if id(entry) not in found)
             self._calls = {event: calls for event, calls in {**self._calls, name: left}.items() if calls}
-        return len(left) < len(waiting)
+        return bool(found)
 
     def of(self, name: str) -> list[Listener]:
         """Return what to call at an event, with all of its arguments."""

@@ -127,7 +127,7 @@ def is_same(old: Any, new: Any) -> bool:
     kind = type(old)
     if kind is not type(new) and (old is None or new is None or _family(old) is not _family(new)):
         return False
-    if old != new:
+    if not bool(old == new):
         return False
     return kind in _ALIKE or not isinstance(old, _SHOWN_APART) or str(old) == str(new)
 
