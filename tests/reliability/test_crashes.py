@@ -29,6 +29,8 @@ from ledger import Load, compare, prepare, until
 
 from tent.data import dbm
 
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows forks no processes")
+
 Model = dbm.declarative_base()
 ACCOUNTS = 4
 MOST_FAMILIES = 12

@@ -69,7 +69,7 @@ def assert_no_growth(work: Callable[[int], Any], count: int, report: Report, roo
     report(times=2 * count, objects=objects, bytes=size, **figures)
     assert not more, f"{objects} objects more: {more}"
     assert objects < max(200, count // 10, 2 * room)
-    assert size < max(200_000, 20 * count)
+    assert size < max(200_000, 20 * count, 300 * room)
 
 
 def descriptors() -> int:
