@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import functools
 import json
 import logging
 import random
@@ -58,6 +59,7 @@ DRIVERS_ERRORS = ("IntegrityError", "OperationalError", "InterfaceError")
 DEAD = "dead connection"  # it ends before the statement, or after its answer has come
 LOST = (peewee.OperationalError, peewee.InterfaceError, peewee.ProgrammingError, dbm.CommitInDoubtError)
 UNANSWERED = "lost answer"  # the statement is done, and the connection ends before the answer comes
+REFUSED = "server's error"  # after which PostgreSQL takes no more in a transaction
 PYTHONS_ERRORS = (KeyboardInterrupt, MemoryError)
 MODES = ("before", "after")  # the error comes instead of what was asked for, or when that is done
 
@@ -81,6 +83,8 @@ def faults_of(database: str, times: int = 1) -> list[Fault]:
         found += [Fault(DEAD, mode, times) for mode in MODES]
     if database in servers.URLS:
         found.append(Fault(UNANSWERED, "after", times))
+    if database == "postgresql":
+        found.append(Fault(REFUSED, "before", times))
     return found
 
 
@@ -126,8 +130,8 @@ class Driver:
         is_committed = self.asked[-2:-1] == ["execute COMMIT"] or (verb == "COMMIT" and fault.mode == "after")
         if is_committed and fault.kind in DRIVERS_ERRORS:
             return self._done(verb, call)  # no driver says so of a COMMIT that was done
-        if what == "close" and fault.kind == UNANSWERED:
-            return self._done(verb, call)  # it asks for no answer
+        if (what == "close" and fault.kind == UNANSWERED) or (not verb and fault.kind == REFUSED):
+            return self._done(verb, call)  # it asks nothing of the server
         self.hit.append(self.asked[-1])
         connection = cursor.connection
         if fault.mode == "before":
@@ -149,11 +153,14 @@ class Driver:
             module = {"sqlite": "sqlite3", "postgresql": "psycopg"}.get(self.engine.kind, "pymysql")
             number = (1105,) if module == "pymysql" else ()
             raise getattr(__import__(module), fault.kind)(*number, "it was told to fail")
+        execute = functools.partial(type(cursor).__mro__[1].execute, cursor)
+        if fault.kind == REFUSED:
+            execute("SELECT 1 / 0")
         if self.engine.kind == "sqlite":
             type(cursor).__mro__[1].close(cursor)  # else what is left of it, in a traceback, keeps the file open
         end(self.engine, connection)
         if fault.kind == UNANSWERED:
-            type(cursor).__mro__[1].execute(cursor, "SELECT 1")  # for the driver's own error
+            execute("SELECT 1")  # for the driver's own error
 
 
 def end(engine: Any, connection: Any) -> None:
@@ -495,6 +502,8 @@ class Trial:
         is_needless = error is None and ("close" in first or "ROLLBACK" in first)  # all is read, or was only read
         if isinstance(fault.kind, type):
             assert type(error) is fault.kind or (fault.kind is MemoryError and is_needless), repr(error)
+        elif fault.kind == REFUSED:
+            assert isinstance(error, peewee.DatabaseError) or is_needless, repr(error)
         elif fault.kind not in DRIVERS_ERRORS:  # a transaction begins on another connection
             assert error is None or isinstance(error, LOST), repr(error)
         elif (fault.mode, fault.times) == ("before", 1) and "execute" in first:
@@ -523,8 +532,12 @@ class Trial:
             self.check_ended()
         elif not self.is_memory:
             self.check_rows(durable)
-        if not (w.verb == "bulk" and self.session.in_transaction()):
+        if not (w.verb == "bulk" and self.session.in_transaction()) and not self.is_aborted():
             self.check_objects()
+
+    def is_aborted(self) -> bool:
+        """Tell whether the session's transaction takes no more statements."""
+        return self.session.in_transaction() and bool(self.session._transaction.database.is_aborted())
 
     def check_rows(self, wanted: dict[str, Values]) -> None:
         found = {label: row.values for label, row in self.rows().items()}
@@ -573,6 +586,12 @@ class Trial:
 
     def go_on(self, way: str) -> None:
         """Commit what is there after a failure, or roll it back."""
+        if way == "commit" and self.is_aborted():
+            with pytest.raises(peewee.InternalError, match="can't be committed"):
+                self.session.commit()
+            self.check_ended()
+            self.check_rows(self.work.durable)
+            self.check_objects()
         if way == "commit":
             self.work.commit()
         else:
