@@ -63,6 +63,7 @@ ROOMS = [
     "orm.connecting",
     "orm.memory",
     "orm.sqlite",
+    "orm.turn",
     "orm.postgresql",
     "orm.mysql",
     "orm.engine",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import peewee
@@ -463,6 +465,57 @@ def test_a_flush_that_fails_holds_nothing(writer: dbm.Session, engine: Any, prog
     assert not writer.in_transaction()
     assert not engine._in_use
     assert can_write(program)
+
+
+@pytest.mark.databases("file")
+def test_a_session_that_waits_in_vain_for_another_one_loses_nothing_and_is_told_so(hasty: Any) -> None:
+    with dbm.open_session(hasty) as first, dbm.open_session(hasty) as second:
+        first.add(Person(name="Jo"))
+        first.flush()
+        second.add(Person(name="Al"))
+        with pytest.raises(peewee.OperationalError, match=r"is locked: another session .* Commit it"):
+            second.commit()
+        first.commit()
+        second.commit()
+        assert second.query(Person.name).order_by(Person.id).all() == [("Jo",), ("Al",)]
+
+
+@pytest.mark.databases("file")
+def test_a_transaction_that_only_reads_waits_for_nobody(hasty: Any) -> None:
+    with dbm.open_session(hasty) as first, dbm.open_session(hasty, read_only=True) as second:
+        first.add(Person(name="Jo"))
+        first.flush()
+        with second.begin():
+            assert second.query(Person).count() == 0
+        first.commit()
+
+
+@pytest.mark.databases("file")
+def test_peewees_own_transactions_wait_in_turn_too(hasty: Any) -> None:
+    with dbm.open_session(hasty) as session, hasty.atomic():
+        session.add(Person(name="Jo"))  # is part of it
+        session.commit()
+        with dbm.open_session(hasty) as other, ThreadPoolExecutor(1) as thread:
+            other.add(Person(name="Al"))
+            with pytest.raises(peewee.OperationalError, match="another session"):
+                thread.submit(other.commit).result()
+            other.rollback()
+    with hasty.atomic("DEFERRED"), hasty.atomic():
+        assert sorted(name for (name,) in hasty.execute_sql("SELECT name FROM people")) == ["Jo"]
+
+
+@pytest.mark.parametrize("path", [":memory:", "turn.db"])
+def test_a_turn_that_ctrl_c_has_left_behind_keeps_nobody_out(path: str, tmp_path: Path) -> None:
+    hasty = dbm.connect(
+        {"driver": "sqlite", "path": path if path == ":memory:" else str(tmp_path / path), "timeout": 0}
+    )
+    dbm.install_tables(hasty, models=Model)
+    hasty._turn._lock.acquire()  # and then the line that notes who has it is not come to
+    with dbm.open_session(hasty) as session:
+        for name in ("Jo", "Al"):
+            session.add(Person(name=name))
+            session.commit()
+    hasty.close_all()
 
 
 @pytest.mark.databases("file")

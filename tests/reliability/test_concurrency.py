@@ -310,6 +310,32 @@ def test_8_threads_each_find_what_they_have_written_and_nothing_else(
     report(**figures(run_all(live, engine, seed, 1000 if is_long else 40)))
 
 
+# Those who wait
+
+
+def wait_for_turns(worker: Worker, times: int, done: list[int]) -> None:
+    """Write, and keep in `longest` how many transactions of others were done while one waited for its own."""
+    for number in range(times):
+        before = len(done)
+        with dbm.transaction(worker.engine) as session:
+            session.add(Account(number=1000 * worker.place + number + WORKERS))
+            session.flush()
+            worker.longest = max(worker.longest, len(done) - before)
+        done.append(worker.place)
+
+
+@pytest.mark.databases("sqlite")
+def test_nobody_who_waits_for_a_database_sees_half_of_the_work_of_all_others_done_first(
+    accounts: Any, seed: int, is_long: bool, report: Callable[..., None]
+) -> None:
+    done: list[int] = []
+    times = 1000 if is_long else 150
+    overtaken = [each.longest for each in run_all(wait_for_turns, accounts, seed, times, done)]
+    report(transactions=len(done), overtaken_at_most=max(overtaken))
+    assert len(done) == WORKERS * times
+    assert max(overtaken) < len(done) / 2
+
+
 # One session, which threads use at once: each call is done as if it were the only one, or refused
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sqlite3
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +25,6 @@ class MemoryEngine(SqliteEngine):
 
     def __init__(self, path: str, pragmas: dict[str, Any], timeout: float, echo: bool = False) -> None:
         super().__init__(path, pragmas, timeout, echo)
-        self._turn = _Turn()
         self._mutex = threading.RLock()
         self._home = os.getpid()
 
@@ -41,38 +38,23 @@ class MemoryEngine(SqliteEngine):
         with self._mutex:
             return super().execute_many(sql, rows)
 
-    def begin(self, lock_type: str | None = None) -> None:
-        self._turn.take(self._state, self._timeout)
-        try:
-            super().begin(lock_type)
-        except BaseException:
-            self._abandon()
-            raise
+    @property
+    def _holder(self) -> Any:
+        return self._state  # the connection is everybody's
 
-    def commit(self) -> None:
-        try:
-            super().commit()
-        finally:
-            if not self.has_transaction():
-                self._turn.give(self._state)
-
-    def rollback(self) -> None:
-        try:
-            super().rollback()
-        finally:
-            self._abandon()
+    def _take_turn(self, lock_type: str) -> None:
+        waiting_is_vain = self._turn.is_of_this_thread()
+        if not self._turn.take(self._holder, self._state.conn, 0 if waiting_is_vain else self._timeout):
+            raise peewee.OperationalError(
+                "database is locked: another session"
+                + (" of this thread" if waiting_is_vain else "")
+                + " has a transaction open on this :memory: database. Commit it, roll it back or close it first."
+            )
 
     def discard_transaction(self) -> None:
         if self._state is self._own_state:
             self._state.transactions.clear()
             self._abandon()
-
-    def _abandon(self) -> None:
-        """Give the turn back with no transaction open, which Ctrl-C leaves after a BEGIN or before a ROLLBACK."""
-        if self._turn.is_held_by(self._state):
-            with contextlib.suppress(sqlite3.Error):
-                self._state.conn.rollback()
-            self._turn.give(self._state)
 
     def close_all(self) -> None:
         """Close the connection, and with it the database: what it held is gone."""
@@ -123,30 +105,3 @@ class MemoryEngine(SqliteEngine):
     def _after_fork(self) -> None:
         abandon(self._memory)
         super()._after_fork()
-
-
-class _Turn:
-    """Whose transaction it is on the one connection of a `MemoryEngine`."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._holder: Any = None
-        self._thread = 0
-
-    def take(self, holder: Any, timeout: float) -> None:
-        waiting_is_vain = self._lock.locked() and self._thread == threading.get_ident()
-        if not self._lock.acquire(timeout=0 if waiting_is_vain else timeout):
-            raise peewee.OperationalError(
-                "database is locked: another session"
-                + (" of this thread" if waiting_is_vain else "")
-                + " has a transaction open on this :memory: database. Commit it, roll it back or close it first."
-            )
-        self._holder, self._thread = holder, threading.get_ident()
-
-    def is_held_by(self, holder: Any) -> bool:
-        return self._holder is holder
-
-    def give(self, holder: Any) -> None:
-        if self._holder is holder:
-            self._holder = None
-            self._lock.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from playhouse.pool import PooledSqliteDatabase
 
 from .engine import Engine
 from .statements import Delete
+from .turn import Turn
 
 _OLDEST = (3, 35, 0)  # RETURNING
 _BASIC = (int, float, str, bytearray)
@@ -35,6 +37,7 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
         self.timeout = self.patience = timeout
         self._files: dict[int, Any] = {}  # those of the connections that can be used again, by their `id`
         self.place = repr(path)
+        self._turn = Turn()
         self.open_books(echo)
 
     def diagnosis(self, problem: str) -> str:
@@ -63,7 +66,49 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
         One that only reads is DEFERRED: it locks nobody out.
         """
         self._refuse_lost_file()
-        self.execute_sql(f"BEGIN {lock_type or ('DEFERRED' if self.read_only else self._lock_type)}")
+        lock_type = lock_type or ("DEFERRED" if self.read_only else self._lock_type)
+        if self._state.closed:
+            self.cursor()  # which opens a connection, if that is to be done unasked
+        self._take_turn(lock_type)
+        try:
+            self.execute_sql(f"BEGIN {lock_type}")
+        except BaseException:
+            self._abandon()
+            raise
+
+    def commit(self) -> None:
+        try:
+            self.execute_sql("COMMIT")
+        finally:
+            if not self.has_transaction():
+                self._turn.give(self._holder)
+
+    def rollback(self) -> None:
+        try:
+            super().rollback()
+        finally:
+            self._abandon()
+
+    @property
+    def _holder(self) -> Any:
+        """What has a transaction of its own."""
+        return self._state.conn
+
+    def _take_turn(self, lock_type: str) -> None:
+        """Wait for the transactions that write, of this engine. SQLite itself lets those of others come first."""
+        connection = self._state.conn
+        if lock_type.upper() != "DEFERRED" and not self._turn.take(connection, connection, self._timeout):
+            raise peewee.OperationalError(
+                f"database is locked: another session has a transaction open on {self.place}, and in the "
+                f"{self._timeout:g} s of 'timeout' the turn did not come. Commit it, roll it back or close it."
+            )
+
+    def _abandon(self) -> None:
+        """Give the turn back with no transaction open, which Ctrl-C leaves after a BEGIN or before a ROLLBACK."""
+        if self._turn.is_held_by(self._holder):
+            with contextlib.suppress(sqlite3.Error):
+                self._state.conn.rollback()
+            self._turn.give(self._holder)
 
     def _open(self) -> Any:
         connection = super()._open()
