@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import peewee
@@ -737,6 +737,46 @@ def test_delete_takes_the_objects_out_of_the_session(session: dbm.Session, peopl
     assert session.query(Person).filter(Person.age > 25).delete() == 2
     assert [person in session for person in people] == [False, True, False]
     assert session.get(Person, people[0].id) is None
+
+
+@pytest.fixture
+def ctrl_c(engine: Any) -> Iterator[Callable[[str], None]]:
+    """`ctrl_c("UPDATE")` interrupts the next such statement, when it is done."""
+    hooks: list[Any] = []
+
+    def interrupt_at(verb: str) -> None:
+        def interrupt(event: peewee.QueryEvent) -> None:
+            if event.sql.startswith(verb):
+                engine.query_hooks.remove(hooks.pop())
+                raise KeyboardInterrupt
+
+        hooks.append(interrupt)
+        engine.query_hooks.append(interrupt)
+
+    yield interrupt_at
+    assert not hooks
+
+
+def test_an_update_that_ctrl_c_interrupts_when_it_is_done_is_known_to_the_objects(
+    session: dbm.Session, people: list[Person], ctrl_c: Callable[[str], None]
+) -> None:
+    ctrl_c("UPDATE")
+    with pytest.raises(KeyboardInterrupt):
+        session.query(Person).update({Person.age: 1})
+    assert [person.age for person in people] == [1, 1, 1]
+    session.rollback()
+    assert [person.age for person in people] == [30, 20, 40]
+
+
+def test_a_delete_that_ctrl_c_interrupts_when_it_is_done_is_known_to_get(
+    session: dbm.Session, people: list[Person], ctrl_c: Callable[[str], None]
+) -> None:
+    ctrl_c("DELETE")
+    with pytest.raises(KeyboardInterrupt):
+        session.query(Person).filter_by(name="Ann").delete()
+    assert session.get(Person, people[0].id) is None
+    session.rollback()
+    assert session.get(Person, people[0].id) is people[0]
 
 
 def test_rollback_undoes_a_bulk_update_on_the_objects(session: dbm.Session, people: list[Person]) -> None:

@@ -201,7 +201,9 @@ def test_following_a_relation_is_refused_too(engine: Any, session: Any, person: 
     assert note.person.name == "Jo"
 
 
-def test_reading_and_setting_columns_is_allowed_while_another_thread_reads(engine: Any, session: Any, person: Person) -> None:
+def test_reading_and_setting_columns_is_allowed_while_another_thread_reads(
+    engine: Any, session: Any, person: Person
+) -> None:
     with in_the_middle_of(engine, lambda: session.execute("SELECT 1")):
         assert person.name == "Jo"
         person.score = 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from .cursor import BufferedCursor
 from .errors import ArgumentError, InvalidRequestError
 from .mapper import Mapper
 from .settling import Settlement
+from .unit_of_work import UnitOfWork
 from .version import Version
 
 
@@ -66,17 +68,30 @@ def _update(transaction: Any, statement: Any, sql: str, params: Any) -> Buffered
         if instance is not None:
             held[key] = instance
     before = {key: (dict(instance.__data__), instance._reading) for key, instance in held.items()}
-    cursor = _fetch(transaction, statement.model, sql, params)
+    try:
+        cursor = _fetch(transaction, statement.model, sql, params)
+        _read_back(unit, settlement, mapper, held, before)
+        return cursor
+    except BaseException:  # Ctrl-C, say: it may be done all the same, and then the objects have to know
+        if transaction.scopes and not transaction.database.is_aborted():
+            with contextlib.suppress(peewee.PeeweeException):
+                _read_back(unit, settlement, mapper, held, before)
+        raise
+
+
+def _read_back(
+    unit: UnitOfWork, settlement: Settlement, mapper: Mapper, held: Mapping[Any, Any], before: Mapping[Any, Any]
+) -> None:
+    """Read what an update has made of the rows of objects, by their keys; `before` is what a rollback gives them."""
     read = set(map(id, unit.loader.by_keys(mapper, list(held))))
     for key, instance in held.items():
         if id(instance) in read:
-            values, instance._reading = before[key]  # a rollback gives it what it had
+            values, instance._reading = before[key]
             former = {name: old for name, old in values.items() if instance.__data__.get(name) != old}
             if former:
                 settlement.updated(mapper, [instance], [former])
         else:  # its key was changed, by an expression perhaps: its row is known no more
             unit.expunge(instance)
-    return cursor
 
 
 def _delete(transaction: Any, statement: Any, sql: str, params: Any) -> BufferedCursor:
@@ -109,7 +124,11 @@ def _run(transaction: Any, statement: Any, where: Any, synchronize: Any) -> int:
 
 
 def _fetch(transaction: Any, model: Any, sql: str, params: Any) -> BufferedCursor:
-    cursor: BufferedCursor = transaction.fetch(sql, params)
+    try:
+        cursor: BufferedCursor = transaction.fetch(sql, params)
+    except BaseException:  # who knows whether it was done
+        transaction.unit.note_statement()
+        raise
     if model is None:
         transaction.unit.note_statement()
     else:
