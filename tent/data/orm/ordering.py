@@ -89,9 +89,12 @@ def groups_of_tables(mappers: Iterable[Mapper]) -> list[list[Mapper]]:
     return [[by_model[model] for model in group] for group in groups]
 
 
-def is_free(group: Sequence[Mapper]) -> bool:
-    """Tell whether rows of a group can be written in any order: it is one table, which does not refer to itself."""
-    return len(group) == 1 and not group[0].own_foreign_keys
+def is_free(group: Sequence[Mapper], instances: Sequence[Any]) -> bool:
+    """Tell whether new rows of a group can be written in any order: those of one table, which need none of each other."""
+    if len(group) > 1:
+        return False
+    own = group[0].own_foreign_keys
+    return not own or (len(instances) == 1 and all(instances[0].__rel__.get(key.name) is not instances[0] for key in own))
 
 
 def leaves_freely(group: Sequence[Mapper]) -> bool:

@@ -30,7 +30,7 @@ def write(plan: Plan, persister: Persister) -> None:
         _write_in_levels(plan.operations(), persister)
         return
     for group in groups_of_tables(plan.new):
-        if is_free(group):
+        if is_free(group, plan.new[group[0]]):
             persister.insert(group[0], plan.new[group[0]])
         else:
             _write_in_levels([change for change in plan.inserts() if change.mapper in group], persister)
