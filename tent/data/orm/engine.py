@@ -293,7 +293,14 @@ class Engine(Pool):
         try:
             if options or self.query_hooks or peewee.logger.isEnabledFor(logging.DEBUG):  # type: ignore[attr-defined]
                 return super()._execute_cursor(sql, params, **options)
-            return self._execute_quietly(sql, params)
+            # Nobody wants to be told; Peewee's way to tell takes as long as a short statement.
+            try:
+                cursor = self.cursor()
+                cursor.execute(sql, params or ())
+                return cursor
+            except Exception:
+                with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+                    raise
         except (OverflowError, UnicodeEncodeError) as error:
             raise peewee.DataError(f"a value can't be passed to the database: {error}") from error
         except peewee.PeeweeException as error:
@@ -305,16 +312,6 @@ class Engine(Pool):
             # A hook or Ctrl-C may have failed after the statement: unread rows would keep the transaction open.
             close_quietly(self._cursor)
             raise
-
-    def _execute_quietly(self, sql: str, params: Any) -> Any:
-        """Run a statement of which nobody wants to be told; Peewee's way to tell takes as long as a short statement."""
-        try:
-            cursor = self.cursor()
-            cursor.execute(sql, params or ())
-            return cursor
-        except Exception:
-            with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
-                raise
 
     def drop_if_busy(self) -> None:
         """Close a connection on which a statement was interrupted: its answer would be taken for the next one's."""

@@ -90,11 +90,13 @@ def groups_of_tables(mappers: Iterable[Mapper]) -> list[list[Mapper]]:
 
 
 def is_free(group: Sequence[Mapper], instances: Sequence[Any]) -> bool:
-    """Tell whether new rows of a group can be written in any order: those of one table, which need none of each other."""
+    """Tell whether new rows of a group can be written in any order: one table's, which need none of each other."""
     if len(group) > 1:
         return False
     own = group[0].own_foreign_keys
-    return not own or (len(instances) == 1 and all(instances[0].__rel__.get(key.name) is not instances[0] for key in own))
+    return not own or (
+        len(instances) == 1 and all(instances[0].__rel__.get(key.name) is not instances[0] for key in own)
+    )
 
 
 def leaves_freely(group: Sequence[Mapper]) -> bool:

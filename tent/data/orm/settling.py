@@ -31,26 +31,31 @@ class Settlement:
     def flushed(self, plan: Plan, persister: Persister) -> None:
         """Settle what a flush has written."""
         unit = self._unit
-        switched = set(map(id, plan.switched))
         for change in plan.switched:
             plan.new.setdefault(change.mapper, []).append(change.instance)
         unit.note_flush(plan)
         _part(persister.written)
         filled, former = self._sorted(persister.filled)
-        for (mapper, _), changes in [*plan.deletes.items(), *grouped(plan.switched).items()]:
-            self.deleted(mapper, [change.row for change in changes])
+        if plan.deletes or plan.switched:
+            for (mapper, _), changes in [*plan.deletes.items(), *grouped(plan.switched).items()]:
+                self.deleted(mapper, [change.row for change in changes])
+        if plan.updates:
+            self._updates(plan, former)
+        for mapper, instances in plan.new.items():
+            self.inserted(mapper, instances, filled.get(mapper.model, ()))
+        if persister.fallout:
+            self.fallout(persister.fallout)
+        unit.settled()
+
+    def _updates(self, plan: Plan, filled: Mapping[int, dict[str, Any]]) -> None:
+        switched = set(map(id, plan.switched))
         moved: dict[Any, dict[Any, Any]] = {}
         for (mapper, names), changes in plan.updates.items():
-            changes = [change for change in changes if id(change) not in switched] if switched else changes
-            instances = [change.instance for change in changes]
-            formers = [_former(instance, names, former.get(id(instance))) for instance in instances]
+            instances = [change.instance for change in changes if id(change) not in switched]
+            formers = [_former(instance, names, filled.get(id(instance))) for instance in instances]
             self.updated(mapper, instances, formers)
             _note_moves(moved, mapper, instances, formers)
         self._follow(moved)
-        for mapper, instances in plan.new.items():
-            self.inserted(mapper, instances, filled.get(mapper.model, ()))
-        self.fallout(persister.fallout)
-        unit.settled()
 
     def _sorted(self, fills: Sequence[Fill]) -> tuple[dict[Any, list[Fill]], dict[int, dict[str, Any]]]:
         """Return what was filled into new objects, by model, and what others had before, by `id`."""

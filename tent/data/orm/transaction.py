@@ -88,7 +88,10 @@ class Transaction:
         database.isolation_level = isolation_level or database.isolation_level
         database.read_only = read_only or database.read_only
         if not database.in_transaction():
-            return database.transaction().__enter__()
+            context = database.transaction()
+            database.begin()
+            database.push_transaction(context)
+            return context
         if not database.has_transaction() and not database.is_lost():
             raise InvalidRequestError(
                 "The database has ended the transaction of engine.atomic() by itself, at an error that was met in it. "
