@@ -541,6 +541,28 @@ def test_a_transaction_that_was_open_at_the_fork_is_the_parents(engine: Any) -> 
     session.close()
 
 
+@pytest.mark.databases("file")
+def test_a_child_writes_though_a_thread_was_just_taking_its_turn_at_the_fork(engine: Any) -> None:
+    def work() -> str:
+        with dbm.transaction(engine) as session:
+            session.add(Person(name="child"))
+        return "written"
+
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with engine._turn._lock:
+            held.set()
+            go_on.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+    assert in_child(work) == "written"
+    go_on.set()
+    thread.join()
+
+
 @pytest.mark.databases("file", "servers")
 def test_a_child_that_drops_a_session_of_the_parents_does_not_end_its_transaction(engine: Any) -> None:
     sessions = [dbm.open_session(engine)]

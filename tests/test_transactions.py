@@ -504,18 +504,66 @@ def test_peewees_own_transactions_wait_in_turn_too(hasty: Any) -> None:
         assert sorted(name for (name,) in hasty.execute_sql("SELECT name FROM people")) == ["Jo"]
 
 
-@pytest.mark.parametrize("path", [":memory:", "turn.db"])
-def test_a_turn_that_ctrl_c_has_left_behind_keeps_nobody_out(path: str, tmp_path: Path) -> None:
-    hasty = dbm.connect(
-        {"driver": "sqlite", "path": path if path == ":memory:" else str(tmp_path / path), "timeout": 0}
-    )
-    dbm.install_tables(hasty, models=Model)
-    hasty._turn._lock.acquire()  # and then the line that notes who has it is not come to
-    with dbm.open_session(hasty) as session:
-        for name in ("Jo", "Al"):
-            session.add(Person(name=name))
+@pytest.fixture(params=[":memory:", "turn.db"])
+def impatient(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    """An SQLite database, in memory or in a file, in which nobody waits for others."""
+    path = request.param if request.param == ":memory:" else str(tmp_path / request.param)
+    impatient = dbm.connect({"driver": "sqlite", "path": path, "timeout": 0})
+    dbm.install_tables(impatient, models=Model)
+    yield impatient
+    impatient.close_all()
+
+
+def test_ctrl_c_while_a_transaction_waits_for_its_turn_keeps_nobody_out(impatient: Any) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    take = impatient._turn.take
+    for moment in (interrupt, lambda *args: (take(*args), interrupt())):  # before the turn has come, and after
+        impatient._turn.take = moment
+        with dbm.open_session(impatient) as session:
+            session.add(Person(name="Jo"))
+            with pytest.raises(KeyboardInterrupt):
+                session.commit()
+            impatient._turn.take = take
             session.commit()
-    hasty.close_all()
+    with impatient.connection_context():
+        assert names(impatient) == ["Jo", "Jo"]
+
+
+def test_a_transaction_that_a_program_ends_by_sql_of_its_own_gives_its_turn_back(impatient: Any) -> None:
+    with impatient.connection_context():
+        impatient.begin()
+        impatient.execute_sql("INSERT INTO people (name, score, tags) VALUES ('Jo', 0, '[]')")
+        impatient.execute_sql("COMMIT")
+        with dbm.transaction(impatient) as session:
+            session.add(Person(name="Al"))
+        assert names(impatient) == ["Jo", "Al"]
+
+
+def test_a_transaction_within_one_is_refused_and_leaves_that_one_open(impatient: Any) -> None:
+    with impatient.connection_context():
+        impatient.begin()
+        impatient.execute_sql("INSERT INTO people (name, score, tags) VALUES ('Jo', 0, '[]')")
+        with pytest.raises(peewee.OperationalError, match="within a transaction"):
+            impatient.begin()
+        impatient.commit()
+        with dbm.transaction(impatient) as session:
+            session.add(Person(name="Al"))
+        assert names(impatient) == ["Jo", "Al"]
+
+
+def test_engine_atomic_in_another_thread_waits_for_the_first_one_and_does_not_undo_it(impatient: Any) -> None:
+    def write() -> None:
+        with impatient.connection_context(), impatient.atomic():
+            pass
+
+    with impatient.connection_context(), impatient.atomic():
+        impatient.execute_sql("INSERT INTO people (name, score, tags) VALUES ('Jo', 0, '[]')")
+        with ThreadPoolExecutor(1) as thread, pytest.raises(peewee.OperationalError, match="another session"):
+            thread.submit(write).result()
+    with impatient.connection_context():
+        assert names(impatient) == ["Jo"]
 
 
 @pytest.mark.databases("file")

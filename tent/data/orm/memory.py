@@ -12,6 +12,7 @@ import peewee
 from .cursor import BufferedCursor
 from .engine import abandon
 from .sqlite import SqliteEngine
+from .turn import Claim
 
 
 class MemoryEngine(SqliteEngine):
@@ -38,13 +39,9 @@ class MemoryEngine(SqliteEngine):
         with self._mutex:
             return super().execute_many(sql, rows)
 
-    @property
-    def _holder(self) -> Any:
-        return self._state  # the connection is everybody's
-
-    def _take_turn(self, lock_type: str) -> None:
+    def _take_turn(self, claim: Claim, lock_type: str) -> None:
         waiting_is_vain = self._turn.is_of_this_thread()
-        if not self._turn.take(self._holder, self._state.conn, 0 if waiting_is_vain else self._timeout):
+        if not self._turn.take(claim, 0 if waiting_is_vain else self._timeout):
             raise peewee.OperationalError(
                 "database is locked: another session"
                 + (" of this thread" if waiting_is_vain else "")

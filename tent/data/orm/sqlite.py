@@ -13,7 +13,7 @@ from playhouse.pool import PooledSqliteDatabase
 
 from .engine import Engine
 from .statements import Delete
-from .turn import Turn
+from .turn import Claim, Turn
 
 _OLDEST = (3, 35, 0)  # RETURNING
 _BASIC = (int, float, str, bytearray)
@@ -69,9 +69,14 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
         lock_type = lock_type or ("DEFERRED" if self.read_only else self._lock_type)
         if self._state.closed:
             self.cursor()  # which opens a connection, if that is to be done unasked
-        self._take_turn(lock_type)
-        try:
+        if self._turn.is_had_by(self._claim):  # a transaction in the middle of one: let SQLite refuse it
             self.execute_sql(f"BEGIN {lock_type}")
+            return
+        claim = self._state.claim = Claim()  # known before the turn is had: Ctrl-C may come in any line
+        try:
+            self._take_turn(claim, lock_type)
+            self.execute_sql(f"BEGIN {lock_type}")
+            claim.connection = self._state.conn
         except BaseException:
             self._abandon()
             raise
@@ -81,7 +86,7 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
             self.execute_sql("COMMIT")
         finally:
             if not self.has_transaction():
-                self._turn.give(self._holder)
+                self._turn.give(self._claim)
 
     def rollback(self) -> None:
         try:
@@ -90,14 +95,13 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
             self._abandon()
 
     @property
-    def _holder(self) -> Any:
-        """What has a transaction of its own."""
-        return self._state.conn
+    def _claim(self) -> Claim | None:
+        """That of the transaction to the turn, if it has one."""
+        return getattr(self._state, "claim", None)
 
-    def _take_turn(self, lock_type: str) -> None:
+    def _take_turn(self, claim: Claim, lock_type: str) -> None:
         """Wait for the transactions that write, of this engine. SQLite itself lets those of others come first."""
-        connection = self._state.conn
-        if lock_type.upper() != "DEFERRED" and not self._turn.take(connection, connection, self._timeout):
+        if lock_type.upper() != "DEFERRED" and not self._turn.take(claim, self._timeout):
             raise peewee.OperationalError(
                 f"database is locked: another session has a transaction open on {self.place}, and in the "
                 f"{self._timeout:g} s of 'timeout' the turn did not come. Commit it, roll it back or close it."
@@ -105,10 +109,11 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
 
     def _abandon(self) -> None:
         """Give the turn back with no transaction open, which Ctrl-C leaves after a BEGIN or before a ROLLBACK."""
-        if self._turn.is_held_by(self._holder):
+        claim = self._claim
+        if self._turn.is_had_by(claim):
             with contextlib.suppress(sqlite3.Error):
                 self._state.conn.rollback()
-            self._turn.give(self._holder)
+            self._turn.give(claim)
 
     def _open(self) -> Any:
         connection = super()._open()
@@ -158,6 +163,10 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
             yield row
 
     is_gone = PooledSqliteDatabase._is_closed
+
+    def _after_fork(self) -> None:
+        self._turn.forget()
+        super()._after_fork()
 
     # What is registered on connections is registered on those that are idle, too: new ones take their place
 

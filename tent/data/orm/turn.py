@@ -4,45 +4,84 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections import deque
 from typing import Any
 
 
+class Claim:
+    """A transaction's claim to the turn. Its gate opens when the turn has come."""
+
+    __slots__ = ("connection", "gate", "thread")
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.gate: threading.Lock | None = None
+        self.connection: Any = None  # once it has begun
+
+    def is_over(self) -> bool:
+        """Tell whether the transaction has ended behind the engine's back: by a COMMIT of the program's own, say."""
+        try:
+            return self.connection is not None and not self.connection.in_transaction
+        except sqlite3.ProgrammingError:  # the connection is closed
+            return True
+
+
 class Turn:
-    """A lock that knows who has it. Threads that wait for it get it soon, one after the other.
+    """The turn to write, which comes in the order in which it is asked for.
 
     SQLite itself lets those that are locked out sleep and try again, longer and longer, so that who comes last often
     comes first.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._holder: Any = None
-        self._connection: Any = None
-        self._thread = 0
+        self.forget()
 
-    def take(self, holder: Any, connection: Any, timeout: float) -> bool:
+    def forget(self) -> None:
+        """Begin anew, as in a child process, in which nobody goes on who had the turn, or waited for it."""
+        # A session that is dropped gives its turn back, and the garbage collector may drop one in any line.
+        self._lock = threading.RLock()
+        self._current: Claim | None = None
+        self._waiting: deque[Claim] = deque()
+
+    def take(self, claim: Claim, timeout: float) -> bool:
         """Wait for the turn, for so many seconds, and return whether it has come."""
-        if not self._lock.acquire(timeout=timeout) and self._is_in_use():
-            return False
-        self._holder, self._connection, self._thread = holder, connection, threading.get_ident()
-        return True
-
-    def _is_in_use(self) -> bool:
-        """Tell whether there is a transaction: Ctrl-C may have ended the one that had the turn before it gave it up."""
+        with self._lock:
+            if self._current is None or (self._current.is_over() and not self._waiting):
+                self._current = claim
+                return True
+        claim.gate = threading.Lock()
+        claim.gate.acquire()
         try:
-            return bool(self._connection.in_transaction)
-        except (sqlite3.ProgrammingError, AttributeError):  # the connection is closed, or there is none
-            return False
+            with self._lock:
+                self._waiting.append(claim)
+                self._pass_on()
+            claim.gate.acquire(timeout=timeout)
+        finally:
+            with self._lock:
+                if claim in self._waiting:
+                    self._waiting.remove(claim)
+                    if self._current is not None and self._current.is_over():
+                        self._current = claim
+        return self.is_had_by(claim)
+
+    def is_had_by(self, claim: Claim | None) -> bool:
+        """Tell whether a transaction has the turn."""
+        return claim is not None and self._current is claim
 
     def is_of_this_thread(self) -> bool:
-        """Tell whether it was in this thread that somebody took the turn, and still has it."""
-        return self._lock.locked() and self._thread == threading.get_ident()
+        """Tell whether it was in this thread that somebody took the turn who still has it."""
+        current = self._current
+        return current is not None and current.thread == threading.get_ident()
 
-    def is_held_by(self, holder: Any) -> bool:
-        return holder is not None and self._holder is holder
+    def give(self, claim: Claim | None) -> None:
+        """Let the next one have the turn, if a transaction has it."""
+        with self._lock:
+            if self.is_had_by(claim):
+                self._current = None
+                self._pass_on()
 
-    def give(self, holder: Any) -> None:
-        """Let the next one have the turn, if it is this holder's."""
-        if self.is_held_by(holder):
-            self._holder = self._connection = None
-            self._lock.release()
+    def _pass_on(self) -> None:
+        if self._current is None and self._waiting:
+            self._current = claim = self._waiting.popleft()
+            if claim.gate is not None:
+                claim.gate.release()
