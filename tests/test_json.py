@@ -8,11 +8,13 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import peewee
 import pytest
 
 from tent.data import dbm
-from tent.data.orm.dialect import MysqlJSON, PostgresqlJSON
+from tent.data.orm.dialect import MysqlJSON, PostgresqlJSON, write_json
 
 Model = dbm.declarative_base()
 
@@ -406,3 +408,33 @@ def test_expressions_of_a_model_that_is_bound_are_in_its_databases_dialect() -> 
     with Paper.bind_ctx(Postgresql(None)):
         assert "#>" in peewee.Context().sql(Paper.content["a"]).query()[0]
     assert "->" in peewee.Context().sql(Paper.content["a"]).query()[0]
+
+
+# How it is written
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text() | st.integers(), inner),
+)
+
+
+@pytest.mark.databases("memory")
+@hypothesis.given(JSON)
+def test_json_is_written_as_the_standard_library_writes_it(value: Any) -> None:
+    assert write_json(value) == json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, {(1, 2): 3}, b"x", [object()]])
+def test_what_json_has_not_is_refused(session: dbm.Session, value: Any) -> None:
+    session.add(Paper(title="odd", content=[value] if not isinstance(value, dict) else value))
+    with pytest.raises(peewee.DataError, match=r"Paper\.content"):
+        session.commit()
+
+
+def test_a_value_that_holds_itself_is_refused(session: dbm.Session) -> None:
+    circle: list[Any] = []
+    circle.append({"circle": circle})
+    session.add(Paper(title="circle", content=circle))
+    with pytest.raises(peewee.DataError, match=r"Paper.content .*[Cc]ircular"):
+        session.commit()

@@ -182,6 +182,13 @@ class Column:
         except (ValueError, TypeError, ArithmeticError, AttributeError, OSError) as error:
             raise peewee.DataError(f"{self} can't hold {shown(value)}: {error}") from error
 
+    def converted_all(self, values: Values, encoded: Values) -> Values:
+        """Return what attributes have after a flush that encoded their values."""
+        try:
+            return self.read(encoded)
+        except (ValueError, TypeError, ArithmeticError, AttributeError, OSError):
+            return list(map(self.converted, values, encoded))  # which names the value
+
     def normal(self, value: Any) -> Any:
         """Return a value as it would come back from the database: "1" as 1 for an integer column."""
         return self.converted(value, self.encoded_one(value))

@@ -17,7 +17,22 @@ import peewee
 from .mutable import plain
 
 # Characters as they are: a path finds no key that is spelled by escapes, but on PostgreSQL and in SQLite from 3.45 on
-write_json: Callable[[Any], str] = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+# What `_encoder.encode` makes anew for each value, which takes longer than the value: the standard library's own, in C
+_make: Any = json.encoder.c_make_encoder  # type: ignore[attr-defined]
+_text: Any = json.encoder.encode_basestring
+_chunks = _make and _make(None, _encoder.default, _text, None, ": ", ", ", False, False, False)
+
+
+def write_json(value: Any) -> str:
+    """Return a value as JSON. Raises ValueError or TypeError for one that JSON has not."""
+    if _chunks is None:
+        return _encoder.encode(value)
+    try:
+        return "".join(_chunks(value, 0))
+    except RecursionError:
+        return _encoder.encode(value)  # which finds out whether it is in itself
+
 
 _sqlite = peewee.SqliteDatabase(None)  # for SQL that is made for no engine, to be looked at
 _speaking = threading.local()

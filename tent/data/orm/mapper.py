@@ -32,6 +32,7 @@ class Mapper:
         self.columns = [Column(field, engine) for field in meta.sorted_fields]
         self.by_name = {column.name: column for column in self.columns}
         self.names = tuple(column.name for column in self.columns)
+        self.blank = dict.fromkeys(self.names)
         self.table = quoted(engine, *meta.entity._path)
         self.mutable = [column.name for column in self.columns if column.is_mutable]
         self.decoded = [(place, column) for place, column in enumerate(self.columns) if column.decode is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from .peers import Peers
 from .persister import Fill, Persister
 from .tracking import CLEAN, DELETED
 from .unit_of_work import UnitOfWork
+
+_CONTAINERS = frozenset((dict, list, tuple))
 
 
 class Settlement:
@@ -167,10 +170,12 @@ class Settlement:
 def _part(written: Iterable[tuple[Column, Sequence[Any], Sequence[Any]]]) -> None:
     """Part the values that were written from the dicts and lists that the program may go on changing."""
     for column, instances, texts in written:
-        for instance, text in zip(instances, texts):
-            value = instance.__data__.get(column.name)
-            if type(value) in (dict, list, tuple):
-                instance.__data__[column.name] = column.converted(value, text)
+        name = column.name
+        can_change = [type(instance.__data__.get(name)) in _CONTAINERS for instance in instances]
+        rows = [instance.__data__ for instance in itertools.compress(instances, can_change)]
+        values = column.converted_all([data[name] for data in rows], list(itertools.compress(texts, can_change)))
+        for data, value in zip(rows, values):
+            data[name] = value
 
 
 def _former(instance: Any, names: Iterable[str], filled: dict[str, Any] | None) -> dict[str, Any]:
@@ -183,11 +188,10 @@ def _former(instance: Any, names: Iterable[str], filled: dict[str, Any] | None) 
 
 def _keys(mapper: Mapper, instances: Sequence[Any]) -> list[Any]:
     """Return the keys of objects, as the identity map has them, and complete what was not set of the other columns."""
+    for instance in instances:
+        if len(instance.__data__) < len(mapper.names):
+            instance.__data__ = {**mapper.blank, **instance.__data__}
     rows = [instance.__data__ for instance in instances]
-    for data in rows:
-        if len(data) < len(mapper.names):
-            for name in mapper.names:
-                data.setdefault(name)
     if mapper.plain_key is not None:
         keys = [data[mapper.key_names[0]] for data in rows]
         if set(map(type, keys)) == {mapper.plain_key}:
