@@ -117,7 +117,7 @@ class Settlement:
     def deleted(self, mapper: Mapper, instances: Sequence[Any]) -> None:
         """Note that the rows of objects are deleted."""
         unit = self._unit
-        step = Deleted(mapper, instances, [unit.identity_of(instance)[1] for instance in instances])
+        step = Deleted(mapper, instances, unit.keys_of(mapper, instances))
         self._log.append(step)
         unit.loader.note_moves(mapper.model)
         for instance, key in zip(instances, step.keys):
@@ -159,7 +159,7 @@ class Settlement:
         children = [child for child in children if name not in child._committed]
         former = [child.__data__[name] for child in children]
         if action(field) == SET_DEFAULT:
-            unit.loader.by_keys(mapper, [unit.identity_of(child)[1] for child in children])
+            unit.loader.by_keys(mapper, unit.keys_of(mapper, children))
         else:
             for child in children:
                 child.__data__[name] = None

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import operator
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import peewee
@@ -232,6 +232,15 @@ class UnitOfWork:
             raise FlushError(f"{instance!r} has no key, by which its row could be found.")
         return mapper, key
 
+    def keys_of(self, mapper: Mapper, instances: Sequence[Any]) -> list[Any]:
+        """Return the keys that the rows of a model's objects have."""
+        if mapper.plain_key is not None:
+            name = mapper.key_names[0]
+            keys = [None if name in (one._committed or ()) else one.__data__.get(name) for one in instances]
+            if set(map(type, keys)) == {mapper.plain_key}:
+                return keys
+        return [self.identity_of(instance)[1] for instance in instances]
+
     # Planning: nothing changes
 
     def has_pending(self) -> bool:
@@ -248,23 +257,22 @@ class UnitOfWork:
         new: dict[Mapper, list[Any]] = {}
         for model, instances in itertools.groupby(self.new.values(), type):
             new.setdefault(self.loader.mapper(model), []).extend(instances)
-        deletes: Groups = {}
-        for instance in self.deleted.values():
-            mapper, key = self.identity_of(instance)
-            deletes.setdefault((mapper, ()), []).append(Change("delete", instance, mapper, (), key))
-        plan = Plan(new, self._compute_updates(), deletes)
+        deleted: dict[tuple[Mapper, tuple[str, ...]], list[Any]] = {}
+        for model, instances in itertools.groupby(self.deleted.values(), type):
+            deleted.setdefault((self.loader.mapper(model), ()), []).extend(instances)
+        plan = Plan(new, self._compute_updates(), self._changes("delete", deleted))
         self._refuse_collisions(plan)
         return plan
 
     def _compute_updates(self) -> Groups:
-        groups: Groups = {}
-        for number, instance in self.dirty.items():
-            if number not in self.deleted:
-                changed = changed_names(instance)
-                if changed:
-                    mapper, key = self.identity_of(instance)
-                    names = mapper.in_order(tuple(changed))
-                    groups.setdefault((mapper, names), []).append(Change("update", instance, mapper, names, key))
+        changed: dict[tuple[Mapper, tuple[str, ...]], list[Any]] = {}
+        for model, instances in itertools.groupby(self.dirty.values(), type):
+            mapper = self.loader.mapper(model)
+            for instance in instances:
+                names = tuple(changed_names(instance))
+                if names and id(instance) not in self.deleted:
+                    changed.setdefault((mapper, mapper.in_order(names)), []).append(instance)
+        groups = self._changes("update", changed)
         for changes in groups.values():
             if len(changes) > 1:
                 with contextlib.suppress(TypeError):
@@ -272,6 +280,15 @@ class UnitOfWork:
                     # types have no order, in that of the changes.
                     changes.sort(key=operator.attrgetter("key"))
         return dict(sorted(groups.items(), key=_table_and_names)) if len(groups) > 1 else groups
+
+    def _changes(self, verb: str, groups: Mapping[tuple[Mapper, tuple[str, ...]], Sequence[Any]]) -> Groups:
+        return {
+            (mapper, names): [
+                Change(verb, instance, mapper, names, key)
+                for instance, key in zip(instances, self.keys_of(mapper, instances))
+            ]
+            for (mapper, names), instances in groups.items()
+        }
 
     def _refuse_collisions(self, plan: Plan) -> None:
         """Refuse a new object whose key another object of the session has: the database would, less clearly."""
