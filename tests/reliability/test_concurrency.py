@@ -410,6 +410,7 @@ class Hammer:
                 [
                     lambda: session.query(Person).all(),
                     lambda: session.query(Person).filter_by(name=name).first(),
+                    lambda: session.query(Person).where((Person.name == name) | (Person.name == "nobody")).all(),
                     lambda: session.query(Person.name, Person.score).all(),
                     lambda: session.query(Person).count(),
                     lambda: session.get(Person, 1 + self.chance.randrange(100)),
