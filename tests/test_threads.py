@@ -157,7 +157,12 @@ def test_a_transactions_handle_is_refused_in_the_middle_of_a_call_too(
     session.rollback()
 
 
-def test_a_second_thread_is_refused_while_the_rows_of_a_query_become_objects(engine: Any, session: Any) -> None:
+@pytest.mark.parametrize(
+    "condition", [lambda key: key > 0, lambda key: (key > 0) | (key < 0)], ids=["plain", "not plain"]
+)
+def test_a_second_thread_is_refused_while_the_rows_of_a_query_become_objects(
+    engine: Any, session: Any, condition: Callable[[Any], Any]
+) -> None:
     entered, leave = threading.Event(), threading.Event()
 
     class Slow(peewee.TextField):
@@ -171,7 +176,7 @@ def test_a_second_thread_is_refused_while_the_rows_of_a_query_become_objects(eng
 
     dbm.install_tables(engine, models=[Page])
     engine.execute_sql("INSERT INTO pages (text) VALUES ('a')")
-    thread = threading.Thread(target=lambda: session.query(Page).where(Page.id > 0).all())
+    thread = threading.Thread(target=lambda: session.query(Page).where(condition(Page.id)).all())
     thread.start()
     try:
         assert entered.wait(WAIT)

@@ -358,6 +358,7 @@ class Hammer:
         self.people: dict[str, Person] = {}  # that it has added
         self.scores: dict[str, int] = {}  # that they have to have
         self.returned = self.refused = 0
+        self.refused_ways: set[str] = set()
 
     def done(self, call: Callable[[], Any]) -> bool:
         """Return whether a call returned, and was not refused."""
@@ -409,6 +410,7 @@ class Hammer:
                 [
                     lambda: session.query(Person).all(),
                     lambda: session.query(Person).filter_by(name=name).first(),
+                    lambda: session.query(Person).where((Person.name == name) | (Person.name == "nobody")).all(),
                     lambda: session.query(Person.name, Person.score).all(),
                     lambda: session.query(Person).count(),
                     lambda: session.get(Person, 1 + self.chance.randrange(100)),
@@ -447,7 +449,9 @@ def hammer(engine: Any, seed: int, times: int, ways: str) -> tuple[list[Hammer],
         def work(hammer: Hammer) -> None:
             start.wait(WAIT)
             for number in range(times):
-                getattr(hammer, hammer.chance.choice(ways.split()))(number)
+                way, refused = hammer.chance.choice(ways.split()), hammer.refused
+                getattr(hammer, way)(number)
+                hammer.refused_ways |= {way} if hammer.refused > refused else set()
 
         for each in [pool.submit(work, hammer) for hammer in hammers]:
             each.result()
@@ -459,6 +463,8 @@ def hammer(engine: Any, seed: int, times: int, ways: str) -> tuple[list[Hammer],
 def calls(hammers: list[Hammer]) -> dict[str, int]:
     figures = {f"calls_{name}": sum(getattr(each, name) for each in hammers) for name in ("returned", "refused")}
     assert all(figures.values()), "the threads did not meet"
+    refused = {way for each in hammers for way in each.refused_ways}
+    assert refused >= {"add", "update", "write", "read"}, "some calls wait, or come in between, and are not refused"
     return figures
 
 

@@ -93,6 +93,7 @@ class Session:
         assert (session.dirty, session.deleted) == ([self.kept], [self.gone])
         assert not session.in_transaction()
         assert not self.engine._in_use
+        assert not self.engine._turn._lock.locked()  # else the next one has it, too, but a whole 'timeout' later
 
     def check_commit(self, notes: int = 0) -> None:
         """Check that the same commit succeeds now."""
@@ -146,8 +147,11 @@ def test_a_disk_that_is_full_stops_a_commit_and_harms_nothing(
     report(limits=most, failed_commits=failures)
 
 
+@pytest.mark.parametrize("flushed", [False, True], ids=["new", "flushed"])
 @pytest.mark.parametrize("mode", MODES)
-def test_a_database_that_is_full_takes_the_same_commit_when_rows_were_deleted(folder: Path, mode: str) -> None:
+def test_a_database_that_is_full_takes_the_same_commit_when_rows_were_deleted(
+    folder: Path, mode: str, flushed: bool
+) -> None:
     path = str(folder / "a.db")
     one = Session(path, mode)
     with dbm.transaction(one.engine) as filler:
@@ -156,7 +160,7 @@ def test_a_database_that_is_full_takes_the_same_commit_when_rows_were_deleted(fo
     pages = other.execute("PRAGMA page_count").fetchone()[0]
     one.engine.pragma("max_page_count", pages + 2, permanent=True)
     one.engine.close()
-    one.change(flushed=False, notes=8)
+    one.change(flushed, notes=8)
     assert "disk is full" in str(refused(one.session.commit))
     one.check_nothing_done(notes=8)
     other.execute("DELETE FROM notes")

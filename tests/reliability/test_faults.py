@@ -574,6 +574,8 @@ class Trial:
         """Check that nothing is left open, that no connection is missing, and that others can write at once."""
         assert not self.session.in_transaction()
         assert not self.engine._in_use
+        if self.engine.kind == "sqlite":
+            assert not self.engine._turn._lock.locked()  # else the next one has it, too, but a whole 'timeout' later
         if self.is_memory:
             with dbm.open_session(self.engine) as other:
                 other.begin()
