@@ -93,7 +93,7 @@ class Session:
         assert (session.dirty, session.deleted) == ([self.kept], [self.gone])
         assert not session.in_transaction()
         assert not self.engine._in_use
-        assert not self.engine._turn._lock.locked()  # else the next one has it, too, but a whole 'timeout' later
+        assert self.engine._turn._current is None  # else nobody else could write
 
     def check_commit(self, notes: int = 0) -> None:
         """Check that the same commit succeeds now."""
