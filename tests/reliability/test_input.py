@@ -712,6 +712,22 @@ def test_postgresql_takes_no_nul_in_text(session: dbm.Session, field: str, value
 # Sizes
 
 
+@pytest.mark.databases("mariadb", "mysql")
+def test_a_value_that_makes_a_statement_longer_than_the_server_takes_is_refused_and_named(
+    session: dbm.Session,
+) -> None:
+    session.add(Thing(text="kept"))
+    session.flush()
+    thing = Thing(blob=b"x" * 9_000_000)
+    session.add(thing)
+    with pytest.raises(peewee.DataError, match=r"Thing\.blob .*max_allowed_packet") as caught:
+        session.flush()
+    assert caught.value.object is thing
+    thing.blob = b"short"
+    session.commit()
+    assert session.query(Thing.text, Thing.blob).order_by(Thing.id).all() == [("kept", None), (None, b"short")]
+
+
 def test_long_values_come_back(session: dbm.Session, database: str, is_long: bool, report: Report) -> None:
     size = 100_000_000 if is_long else 5_000_000
     for field, value in {
@@ -723,7 +739,7 @@ def test_long_values_come_back(session: dbm.Session, database: str, is_long: boo
         session.add(thing)
         try:
             session.commit()
-        except peewee.OperationalError as error:  # more than the server takes in one statement
+        except peewee.DataError as error:  # more than the server takes in one statement
             assert is_long and database in ("mariadb", "mysql"), error
             session.rollback()
             continue

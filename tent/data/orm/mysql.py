@@ -45,6 +45,7 @@ _COLLATIONS = {
     True: ("utf8mb4_nopad_bin", "utf8mb4_uca1400_as_ci"),  # MariaDB
     False: ("utf8mb4_0900_bin", "utf8mb4_0900_as_ci"),
 }
+_ALWAYS_TAKEN = 500_000  # bytes of a statement, for which no server has to be asked
 _IN_DOUBT = 1180  # what a COMMIT says when the node has lost its cluster in the middle of it
 
 # As on other databases: text of any length, numbers in double precision, times with microseconds
@@ -62,9 +63,25 @@ class _Connection(pymysql.connections.Connection):  # type: ignore[misc]  # PyMy
     """PyMySQL's, which knows whether a statement was interrupted: its answer may be yet to be read, or read in part."""
 
     is_busy = False
+    _most_bytes = 0  # of a statement, once that is known
 
     def query(self, sql: Any, unbuffered: bool = False) -> Any:
-        return self._whole(super().query, sql.encode(self.encoding) if isinstance(sql, str) else sql, unbuffered)
+        encoded = sql.encode(self.encoding) if isinstance(sql, str) else sql
+        if len(encoded) > _ALWAYS_TAKEN:
+            self._refuse_too_long(len(encoded))
+        return self._whole(super().query, encoded, unbuffered)
+
+    def _refuse_too_long(self, size: int) -> None:
+        """Refuse a statement that the server would answer by ending the connection, in the middle of it perhaps."""
+        if not self._most_bytes:
+            self._whole(super().query, b"SELECT @@max_allowed_packet", False)
+            self._most_bytes = int(self._result.rows[0][0])
+        if size >= self._most_bytes:
+            raise pymysql.err.DataError(
+                1153,  # what the server says of it, when it does
+                f"the statement would have {size:,} bytes, in which a byte of a blob takes two, and the server takes "
+                f"less than {self._most_bytes:,}. Raise its max_allowed_packet, or keep such values in files",
+            )
 
     def next_result(self, unbuffered: bool = False) -> Any:
         return self._whole(super().next_result, unbuffered)
