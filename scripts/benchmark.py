@@ -16,6 +16,7 @@ What fails, a peer or a whole server, is told at the end, when all else was meas
     --rounds N            of which the medians are taken (3)
     --url URL             a server, too, and again for another kind: postgresql://... or mariadb://...; those of
                           TENT_TEST_URLS unless given. What is behind its "?" is for the driver, as ?ssl_disabled=true
+    --no-sqlite           only the servers
     --growth [NAME...]    the time for a row of more and more rows, too, of tent unless others are named; in minutes
     --growth-rows N...    how many (1000 10000 100000 1000000)
     --quick               one round of 50 rows, to see that all works; its numbers say nothing
@@ -130,6 +131,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--rows", type=positive, default=1_000, help="rows that A, B and C insert; the rest follows (default: 1000)")
     add("--rounds", type=positive, default=3, help="of which the medians are taken (default: 3)")
     add("--url", action="append", type=server, help="a server, too (default: TENT_TEST_URLS)")
+    add("--no-sqlite", action="store_true", help="only the servers")
     add("--json", type=Path, help="a file for all samples, what they were measured on, and the goals")
     add("--chart", type=Path, help="a file for a chart, an SVG")
     add("--results", type=written, help="a file of --json, to show and draw instead of measuring")
@@ -146,6 +148,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     kinds = [database.kind for database in arguments.url]
     if len(set(kinds)) < len(kinds):
         parser.error("--url names two servers of one kind, whose results would be mixed")
+    if arguments.no_sqlite and not kinds:
+        parser.error("--no-sqlite leaves nothing: name a server with --url")
     names = dict.fromkeys([*arguments.peers, *arguments.growth])
     lacking = {module: None for name in names for module in peers.missing(name, ["sqlite", *kinds])}
     if lacking and not arguments.worker and not arguments.results:
@@ -213,7 +217,7 @@ def measure_all(arguments: argparse.Namespace) -> Measured:
     """Measure all that was asked for. What goes wrong is noted, and what was measured before is kept."""
     measured = Measured()
     try:
-        for server in (None, *arguments.url):
+        for server in [*([] if arguments.no_sqlite else [None]), *arguments.url]:
             try:
                 with at_hand(server) as database:
                     measured.servers[database.kind] = database.version()

@@ -13,7 +13,7 @@ from typing import Any
 
 import benchmark
 import pytest
-from benchmarks import goals, report, tent, worker
+from benchmarks import goals, report, tent, worker, workload
 from benchmarks.chart import chart
 from benchmarks.database import Database
 from benchmarks.report import Results
@@ -142,6 +142,33 @@ def test_a_server_that_is_not_there_is_told_and_the_others_are_measured(
     shown = capsys.readouterr().out
     assert benchmark.main(["--results", str(found)]) == 0
     assert capsys.readouterr().out == shown
+
+
+def test_sqlite_can_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--peers", "tent", "--models", "1", "--operations", "A", "--no-sqlite"]
+    assert benchmark.main([*command, "--url", "postgresql://nobody@127.0.0.1:1/nothing"]) == 1
+    captured = capsys.readouterr()
+    assert "sqlite" not in captured.out + captured.err and "postgresql: OperationalError" in captured.err
+
+
+def test_to_leave_out_sqlite_and_name_no_server_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TENT_TEST_URLS", raising=False)
+    with pytest.raises(SystemExit):
+        benchmark.parse(["--peers", "tent", "--no-sqlite"])
+    assert "--url" in capsys.readouterr().err
+
+
+def test_garbage_is_collected_once_before_laps_that_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    collected: list[int] = []
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(1))
+    for watch, times in ((workload.Stopwatch(), 3), (workload.Stopwatch(are_short=True), 1)):
+        collected.clear()
+        for _ in range(3):
+            with watch:
+                pass
+        assert (len(watch.laps), len(collected)) == (3, times)
 
 
 def test_a_module_that_cannot_be_imported_is_told() -> None:

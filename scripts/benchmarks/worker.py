@@ -211,7 +211,7 @@ class Run:
 
     def _one_change(self, operation: str, call: Any) -> float:
         self._fill(self.rows if self.is_warm_up else ONE_CHANGE[operation])
-        watch, commits = Stopwatch(), workload.COMMITS
+        watch, commits = Stopwatch(are_short=True), workload.COMMITS
         call(commits, watch)
         [(text,)] = self.database.read("SELECT text FROM journal1 ORDER BY id LIMIT 1")
         checks.check(text == f"change {commits - 1}", f"the text is {text!r}")
