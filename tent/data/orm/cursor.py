@@ -31,11 +31,12 @@ class BufferedCursor:
         self._position = 0
 
     @classmethod
-    def drain(cls, cursor: Any) -> BufferedCursor:
-        """Take all rows of a driver's cursor, and close it."""
+    def drain(cls, cursor: Any, describe: Callable[[Any], Any]) -> BufferedCursor:
+        """Take all rows of a driver's cursor, which are described by a function of the engine's, and close it."""
         try:
-            rows = cursor.fetchall() if cursor.description else []
-            drained = cls(rows, cursor.description, cursor.rowcount, getattr(cursor, "lastrowid", None))
+            description = describe(cursor)
+            rows = cursor.fetchall() if description else []
+            drained = cls(rows, description, cursor.rowcount, getattr(cursor, "lastrowid", None))
             cursor.close()
             return drained
         except BaseException:

@@ -156,10 +156,10 @@ class Engine(Pool):
     def fetch(self, sql: str, params: Any = ()) -> BufferedCursor:
         """Run one statement on the twin and fetch its rows, holding a connection no longer than that takes."""
         if not self._state.closed and self._forks == _forks:
-            return BufferedCursor.drain(self._execute_cursor(sql, params))
+            return BufferedCursor.drain(self._execute_cursor(sql, params), self.describe)
         self.acquire()
         try:
-            return BufferedCursor.drain(self.execute_first(sql, params))
+            return BufferedCursor.drain(self.execute_first(sql, params), self.describe)
         finally:
             self.release()
 
@@ -184,6 +184,11 @@ class Engine(Pool):
         self.release()
         self.acquire()
         return True
+
+    @staticmethod
+    def describe(cursor: Any) -> Any:
+        """Return what the columns of a driver's cursor are, as the DB-API has it."""
+        return cursor.description
 
     def execute(self, query: Any, **context_options: Any) -> Any:
         if self.run is not None:

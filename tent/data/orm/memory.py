@@ -33,7 +33,7 @@ class MemoryEngine(SqliteEngine):
 
     def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
         with self._mutex:
-            return BufferedCursor.drain(super()._execute_cursor(sql, params, **options))
+            return BufferedCursor.drain(super()._execute_cursor(sql, params, **options), self.describe)
 
     def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
         with self._mutex:

@@ -24,6 +24,7 @@ from .statements import Insert, Update, are_arrays
 
 # What PostgreSQL and CockroachDB say when work is to be repeated (https://www.postgresql.org/docs/current/
 # errcodes-appendix.html): conflicts of transactions, locks that were not free, no connection left,
+_UNTOLD = (None,) * 6  # of what the DB-API says of a column, all but its name
 _CONFLICT = re.compile(r"40001|40P01|55P03|53300")
 # and servers that start or stop.
 _OUTAGE = re.compile(r"57P0[1235]|08...")
@@ -121,6 +122,14 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
             "WHERE has_sequence_privilege(sequence, 'UPDATE') AND COALESCE(pg_sequence_last_value(sequence), 0) < %s",
             (highest, table, column, highest),
         )
+
+    @staticmethod
+    def describe(cursor: Any) -> Any:
+        # psycopg makes an object for each column, each time: that takes as long as all else of a short query.
+        result = cursor.pgresult
+        if result is None or not result.nfields:
+            return None
+        return [(result.fname(place).decode(), *_UNTOLD) for place in range(result.nfields)]
 
     def cursor(self, named_cursor: Any = None) -> Any:
         if named_cursor is None:
