@@ -426,7 +426,7 @@ def test_ctrl_c_while_a_begin_is_undone_keeps_no_connection(
         raise KeyboardInterrupt
 
     with dbm.open_session(engine) as session:
-        monkeypatch.setattr(peewee._transaction, "__enter__", interrupted)
+        monkeypatch.setattr(type(engine), "begin", interrupted)
         monkeypatch.setattr(type(engine), "discard_transaction", interrupted)
         with pytest.raises(KeyboardInterrupt):
             session.begin()
