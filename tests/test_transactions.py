@@ -531,6 +531,29 @@ def test_ctrl_c_while_a_transaction_waits_for_its_turn_keeps_nobody_out(impatien
         assert names(impatient) == ["Jo", "Jo"]
 
 
+def test_ctrl_c_when_a_commit_is_done_leaves_the_transaction_that_comes_next_alone(
+    impatient: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with dbm.open_session(impatient) as session, dbm.open_session(impatient) as other:
+        commit = type(impatient).commit
+
+        def interrupted(engine: Any) -> None:
+            commit(engine)
+            monkeypatch.undo()
+            other.add(Person(name="Al"))
+            other.flush()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(type(impatient), "commit", interrupted)
+        session.add(Person(name="Jo"))
+        with pytest.raises(KeyboardInterrupt):
+            session.commit()
+        assert (session.new, session.dirty, session.in_transaction()) == ([], [], False)
+        other.commit()
+    with impatient.connection_context():
+        assert names(impatient) == ["Jo", "Al"]
+
+
 def test_a_transaction_that_a_program_ends_by_sql_of_its_own_gives_its_turn_back(impatient: Any) -> None:
     with impatient.connection_context():
         impatient.begin()

@@ -18,10 +18,14 @@ from .mutable import plain
 
 # Characters as they are: a path finds no key that is spelled by escapes, but on PostgreSQL and in SQLite from 3.45 on
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
-# What `_encoder.encode` makes anew for each value, which takes longer than the value: the standard library's own, in C
-_make: Any = json.encoder.c_make_encoder  # type: ignore[attr-defined]
-_text: Any = json.encoder.encode_basestring
-_chunks = _make and _make(None, _encoder.default, _text, None, ": ", ", ", False, False, False)
+_chunks: Callable[[Any, int], Iterable[str]] | None
+try:
+    # What `_encoder.encode` makes anew for each value, which takes longer than the value: the standard library's, in C
+    _chunks = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
+        None, _encoder.default, json.encoder.encode_basestring, None, ": ", ", ", False, False, False
+    )
+except (AttributeError, TypeError):  # a Python that has none, or another one
+    _chunks = None
 
 
 def write_json(value: Any) -> str:

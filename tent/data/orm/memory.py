@@ -48,6 +48,10 @@ class MemoryEngine(SqliteEngine):
                 + " has a transaction open on this :memory: database. Commit it, roll it back or close it first."
             )
 
+    def has_transaction(self) -> bool:
+        # The connection is everybody's: what is open on it may be another session's.
+        return not self._turn.is_of_another(self._claim) and super().has_transaction()
+
     def discard_transaction(self) -> None:
         if self._state is self._own_state:
             self._state.transactions.clear()

@@ -100,7 +100,7 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
         return getattr(self._state, "claim", None)
 
     def _take_turn(self, claim: Claim, lock_type: str) -> None:
-        """Wait for the transactions that write, of this engine. SQLite itself lets those of others come first."""
+        """Wait for those transactions of this engine that write; SQLite itself waits for those of other programs."""
         if lock_type.upper() != "DEFERRED" and not self._turn.take(claim, self._timeout):
             raise peewee.OperationalError(
                 f"database is locked: another session has a transaction open on {self.place}, and in the "

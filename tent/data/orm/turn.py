@@ -68,6 +68,10 @@ class Turn:
         """Tell whether a transaction has the turn."""
         return claim is not None and self._current is claim
 
+    def is_of_another(self, claim: Claim | None) -> bool:
+        """Tell whether another transaction than one has the turn."""
+        return self._current is not None and self._current is not claim
+
     def is_of_this_thread(self) -> bool:
         """Tell whether it was in this thread that somebody took the turn who still has it."""
         current = self._current
