@@ -1944,7 +1944,7 @@ def test_when_nobody_listens_to_a_model_any_more_flushes_cost_what_they_did_befo
     session: dbm.Session, listen: Listen
 ) -> None:
     dbm.unlisten(Document, "before_insert", listen(Document, "before_insert", print))
-    assert not hooks.models
+    assert not hooks.models.own
 
 
 def test_the_listeners_of_a_session_go_with_it(engine: Any) -> None:

@@ -46,6 +46,7 @@ ROOMS = [
     "orm.loading",
     "orm.identity",
     "orm.mapper",
+    "orm.columns",
     "orm.column",
     "orm.schema",
     "orm.model",

@@ -34,8 +34,7 @@ def blaming(
     After one that is no object's, as of a lock that was not free, nobody is looked for: each would wait for it again.
     """
     try:
-        with database.attempt():
-            write(items)
+        database.attempt(write, items)
     except (FlushError, MemoryError):
         raise
     except Exception as error:
@@ -91,8 +90,8 @@ def _failure(database: Engine, mapper: Mapper, column: Column, value: Any) -> Ex
     """Return the error with which the database, or its driver, refuses a value for a column."""
     if not isinstance(value, peewee.Node):
         try:
-            with database.attempt():
-                database.execute_sql(database.trial(mapper.table, column), [column.encoded_one(value)])
+            trial = database.trial(mapper.table, column)
+            database.attempt(database.execute_sql, trial, [column.encoded_one(value)])
         except Exception as error:
             return error
     return None
@@ -106,8 +105,7 @@ def _culprit(
     while place is None and len(items) > 1:
         first, second = halves(items)
         try:
-            with database.attempt():
-                write(first)
+            database.attempt(write, first)
             items = second  # what is left to blame
         except Exception as its_own:
             items, error = getattr(its_own, "part", first), its_own

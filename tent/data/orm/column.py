@@ -197,7 +197,7 @@ class Column:
 class Treatment:
     """What is done to values of a column, which are of certain types, when they are written."""
 
-    __slots__ = ("converts", "encode", "is_plain", "may_be_sql", "parts")
+    __slots__ = ("converts", "encode", "is_nothing", "may_be_sql", "parts")
 
     def __init__(self, column: Column, kinds: frozenset[type]) -> None:
         self.encode = column.encoder(kinds)
@@ -205,7 +205,7 @@ class Treatment:
         self.may_be_sql = column.nulls[1] or any(issubclass(kind, peewee.Node) for kind in kinds)
         self.converts = column.type is not None and not kinds.issubset((*column.type, type(None)))
         self.parts = column.is_mutable and not kinds.isdisjoint((dict, list, tuple))
-        self.is_plain = not (self.may_be_sql or self.converts or self.parts)
+        self.is_nothing = not (self.encode or self.may_be_sql or self.converts or self.parts)
 
 
 def _mapped(convert: Convert | None, values: Sequence[Any], has_nulls: bool) -> Sequence[Any]:

@@ -17,7 +17,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import peewee
@@ -37,9 +36,6 @@ NO_DATABASE = "has no such database: create it (CREATE DATABASE …), or correct
 UNREACHABLE = "can't be reached: start the server, or correct 'host' and 'port'"
 UNWILLING = "doesn't take the connection: see why, and mend it on the server or in the config"
 BAD_OPTION = "can't be used like this: correct the config, 'options' above all"
-
-
-_NO_CARE: AbstractContextManager[Any] = contextlib.nullcontext()
 
 
 class Engine(Pool):
@@ -223,6 +219,8 @@ class Engine(Pool):
     def insert_rows(self, insert: Insert, columns: Sequence[Sequence[Any]], count: int) -> BufferedCursor:
         """Insert a number of rows, given by the values of each column, and return what the statement returns."""
         sql = insert.of_rows(count, is_often=count in (1, self.batch))
+        if count == 1:
+            return self.fetch(sql, [value for (value,) in columns])
         return self.fetch(sql, list(itertools.chain.from_iterable(zip(*columns))))
 
     def update_rows(self, update: Update, columns: Sequence[Sequence[Any]]) -> int:
@@ -270,9 +268,13 @@ class Engine(Pool):
         """Return the name of the column that an error says can't hold a value, if the database's errors do."""
         return None
 
-    def attempt(self) -> AbstractContextManager[Any]:
-        """Return a block after whose failure the transaction can go on: where need be, and with care, a savepoint."""
-        return self.savepoint() if self.is_careful else _NO_CARE
+    def attempt(self, work: Callable[..., Any], *arguments: Any) -> None:
+        """Do what may fail so that the transaction can go on after it: where need be, and with care, in a savepoint."""
+        if self.is_careful:
+            with self.savepoint():
+                work(*arguments)
+        else:
+            work(*arguments)
 
     # Rows that are taken part by part
 

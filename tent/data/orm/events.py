@@ -28,7 +28,7 @@ class Events:
         self._ended: str | None = None  # "committed" or "rolled back", while listeners are told so
 
     def __bool__(self) -> bool:
-        return bool(self.listeners or self._database.listeners or hooks.models)
+        return bool(self.listeners.calls or self._database.listeners.calls or hooks.models.own)
 
     def check(self) -> None:
         """Refuse work in the middle of the end of a transaction."""
@@ -40,7 +40,7 @@ class Events:
 
     def fire(self, name: str, *arguments: Any) -> None:
         """Call what waits for an event of the session; the listeners of the engine come first."""
-        if not (self.listeners or self._database.listeners):
+        if not (self.listeners.calls or self._database.listeners.calls):
             return
         session = self._unit.session()
         if session is not None:
@@ -58,7 +58,7 @@ class Events:
     def before_flush(self) -> None:
         """Call what waits for the flush, then for each row that it writes, until nothing more comes of that."""
         self.fire("before_flush", self._unit, None)
-        if not hooks.models:
+        if not hooks.models.own:
             return
         told: dict[tuple[str, int], Any] = {}
         for _ in range(_ROUNDS):
@@ -83,7 +83,7 @@ class Events:
             "delete": [change.row for change in [*plan.deleted(), *plan.switched]],
         }
         try:
-            for verb, instances in self.flushed.items() if hooks.models else ():
+            for verb, instances in self.flushed.items() if hooks.models.own else ():
                 for instance in instances:
                     self._tell("after", verb, instance)
             self.fire("after_flush", self._unit)

@@ -40,7 +40,8 @@ class Inserted(Step):
     inserted = True
 
     def __init__(self, mapper: Mapper, instances: Sequence[Any], filled: Sequence[Fill]) -> None:
-        super().__init__(mapper, instances)
+        self.mapper = mapper
+        self.instances = instances
         self.given = [instance._given for instance in instances]
         self.along = {id(instance): instance._along for instance in instances if instance._along}
         self.keys: Sequence[Any] = ()

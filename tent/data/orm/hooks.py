@@ -36,67 +36,61 @@ class Listeners:
     """
 
     def __init__(self) -> None:
-        self._calls: dict[str, tuple[tuple[Listener, Listener], ...]] = {}  # each listener, and how it is called
-
-    def __bool__(self) -> bool:
-        return bool(self._calls)
+        self.calls: dict[str, tuple[tuple[Listener, Listener], ...]] = {}  # each listener, and how it is called
 
     def add(self, name: str, function: Listener, arguments: tuple[str, ...]) -> None:
         """Let a function wait for an event; one that does so already does so once."""
         call = _adapted(name, function, arguments)
         while True:
-            waiting = self._calls.get(name, ())
+            waiting = self.calls.get(name, ())
             if any(
                 function == other for other, _ in waiting
             ):  # by what may be a user's own code, and so without a lock
                 return
             with _changing:
-                if self._calls.get(name, ()) is waiting:
-                    self._calls = {**self._calls, name: (*waiting, (function, call))}
+                if self.calls.get(name, ()) is waiting:
+                    self.calls = {**self.calls, name: (*waiting, (function, call))}
                     return
 
     def remove(self, name: str, function: Listener) -> bool:
         """Let a function wait no more, and return whether it did."""
-        found = {id(entry): entry for entry in self._calls.get(name, ()) if entry[0] == function}
+        found = {id(entry): entry for entry in self.calls.get(name, ()) if entry[0] == function}
         with _changing:
-            left = tuple(entry for entry in self._calls.get(name, ()) if id(entry) not in found)
-            self._calls = {event: calls for event, calls in {**self._calls, name: left}.items() if calls}
+            left = tuple(entry for entry in self.calls.get(name, ()) if id(entry) not in found)
+            self.calls = {event: calls for event, calls in {**self.calls, name: left}.items() if calls}
         return bool(found)
 
     def of(self, name: str) -> list[Listener]:
         """Return what to call at an event, with all of its arguments."""
-        return [call for _, call in self._calls.get(name, ())]
+        return [call for _, call in self.calls.get(name, ())]
 
 
 class ModelListeners:
     """The listeners of all models: those of a class wait for the objects of its subclasses, too."""
 
     def __init__(self) -> None:
-        self._own: dict[type, Listeners] = {}
+        self.own: dict[type, Listeners] = {}  # by the class whose objects they wait for
         self._found: dict[tuple[type, str], list[Listener]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._own)
 
     def add(self, model: type, name: str, function: Listener) -> None:
         """Let a function wait for an event of the objects of a class."""
         with _changing:
-            own = self._own.get(model, Listeners())
+            own = self.own.get(model, Listeners())
             own.add(name, function, MODEL_EVENTS[name])
-            self._own = {**self._own, model: own}
+            self.own = {**self.own, model: own}
             self._found = {}  # a new one: another thread may be about to put into the former what it found before
 
     def remove(self, model: type, name: str, function: Listener) -> bool:
         """Let a function wait no more, and return whether it did."""
         with _changing:
-            is_removed = model in self._own and self._own[model].remove(name, function)
-            self._own = {kind: own for kind, own in self._own.items() if own}
+            is_removed = model in self.own and self.own[model].remove(name, function)
+            self.own = {kind: own for kind, own in self.own.items() if own.calls}
             self._found = {}
         return is_removed
 
     def of(self, model: type, name: str) -> list[Listener]:
         """Return what to call at an event of an object of a class."""
-        known, own = self._found, self._own
+        known, own = self._found, self.own
         found = known.get((model, name))
         if found is None:
             listening = [own[kind] for kind in reversed(model.__mro__) if kind in own]

@@ -165,6 +165,8 @@ def chunks(engine: Engine, items: Sequence[Any], width: int, most: int | None = 
 
     They are smaller when `width` parameters for each are too many for a statement.
     """
+    if len(items) == 1:
+        return (items,)
     size = max(1, min(most or engine.batch, engine.most_parameters // max(1, width)))
     if 0 < len(items) <= size:
         return (items,)

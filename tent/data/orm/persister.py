@@ -15,6 +15,7 @@ from .blame import blaming, in_parts
 from .cascading import Fallout, action, fell, foresee
 from .change import Change, Groups, grouped
 from .column import Column, is_sql
+from .columns import Columns
 from .cursor import BufferedCursor
 from .engine import Engine
 from .errors import FlushError, StaleDataError
@@ -96,31 +97,34 @@ class Persister:
                 )
 
     def _insert(self, mapper: Mapper, names: tuple[str, ...], instances: Sequence[Any]) -> None:
-        columns, computed = self._encode(mapper, names, instances)
-        if len(instances) > 1 and (computed or not names):
-            in_parts(singles(instances), lambda part: self._insert(mapper, names, part))
+        written = mapper.statement(("insert", names), lambda: _Inserted(self.database, mapper, names))
+        columns, computed = self._encode(written, instances)
+        if len(instances) > 1 and (computed or not names or not self.database.fits(columns)):
+            parts = singles(instances) if computed or not names else halves(instances)
+            in_parts(parts, lambda part: self._insert(mapper, names, part))
             return
-        returned = [name for name in mapper.optional if name not in names] + computed
-        keys = [name for name in mapper.key_names if name not in returned] if returned else []
-        if len(instances) > 1 and not self.database.fits(columns):
-            in_parts(halves(instances), lambda part: self._insert(mapper, names, part))
-            return
-        tells_key = self.database.tells_last_key and len(instances) == 1 and returned == [mapper.generated]
-        returning = keys + returned if self.database.returns_inserted and not tells_key else []
+        made = written.made + computed if computed else written.made
+        keys = _keys_beside(mapper, made) if computed else written.keys
+        tells_key = self.database.tells_last_key and len(instances) == 1 and made == [mapper.generated]
+        is_told = self.database.returns_inserted and not tells_key
         if computed:
-            values, params = self._values_with_expressions(mapper, names, [values[0] for values in columns])
-            sql = f"INSERT INTO {mapper.table} ({_list(mapper, names)}) VALUES {values}{_returning(mapper, returning)}"
-            cursor = self.database.fetch(sql, params)
+            returned = keys + made if is_told else []
+            cursor = self._insert_with_expressions(mapper, names, [values[0] for values in columns], returned)
         else:
-            shape = ("insert", names, tuple(returning))
-            insert = mapper.statement(shape, lambda: _insert_of(self.database, mapper, names, returning))
-            cursor = self.database.insert_rows(insert, columns, len(instances))
+            cursor = self.database.insert_rows(written.telling if is_told else written.silent, columns, len(instances))
         if mapper.generated in names:
             self._note_given_keys(mapper, instances)
-        if returned and not returning:
-            self._read_back(mapper, instances, returned, cursor)
-        else:
-            self._take(mapper, instances, keys, returned, cursor.rows)
+        if made and not is_told:
+            self._read_back(mapper, instances, made, cursor)
+        elif made:
+            self._take(mapper, instances, keys, made, cursor.rows)
+
+    def _insert_with_expressions(
+        self, mapper: Mapper, names: Sequence[str], row: Sequence[Any], returned: Sequence[str]
+    ) -> BufferedCursor:
+        values, params = self._values_with_expressions(mapper, names, row)
+        sql = f"INSERT INTO {mapper.table} ({_list(mapper, names)}) VALUES {values}{_returning(mapper, returned)}"
+        return self.database.fetch(sql, params)
 
     def _note_given_keys(self, mapper: Mapper, instances: Sequence[Any]) -> None:
         column = mapper.by_name[mapper.generated or ""]
@@ -162,8 +166,6 @@ class Persister:
         self, mapper: Mapper, instances: Sequence[Any], keys: list[str], returned: list[str], rows: Sequence[Any]
     ) -> None:
         """Fill what the database made into the objects of inserted rows."""
-        if not returned:
-            return
         _check_inserted(mapper, instances, len(rows))
         # SQL promises no order of what RETURNING gives. Generated keys grow in the order of the VALUES, so sorted they
         # are in it; given keys are looked up.
@@ -200,7 +202,8 @@ class Persister:
                 )
 
     def _update(self, mapper: Mapper, names: tuple[str, ...], changes: Sequence[Change]) -> None:
-        columns, computed = self._encode(mapper, names, [change.instance for change in changes])
+        updated = mapper.statement(("update", names), lambda: _Updated(mapper, names))
+        columns, computed = self._encode(updated, [change.instance for change in changes])
         columns += _where(mapper, changes)
         if len(changes) > 1 and (computed or not self.database.fits(columns)):
             parts = singles(changes) if computed else halves(changes)
@@ -209,8 +212,7 @@ class Persister:
         if computed:
             self._update_with_expressions(changes[0], [values[0] for values in columns[: len(names)]])
             return
-        update = mapper.statement(("update", names), lambda: _update_of(mapper, names))
-        _check_count(mapper, changes, self.database.update_rows(update, columns), "update")
+        _check_count(mapper, changes, self.database.update_rows(updated.update, columns), "update")
 
     def _update_with_expressions(self, change: Change, row: Sequence[Any]) -> None:
         mapper, params = change.mapper, []
@@ -316,28 +318,23 @@ class Persister:
         if waiting:
             self.fill(waiting, name, keys)
 
-    def _encode(
-        self, mapper: Mapper, names: tuple[str, ...], instances: Sequence[Any]
-    ) -> tuple[list[Sequence[Any]], list[str]]:
+    def _encode(self, columns: Columns, instances: Sequence[Any]) -> tuple[list[Sequence[Any]], list[str]]:
         """Return the values of columns as the driver takes them, and the names of those that have expressions.
 
         Where a value had a type that the column converts ("1" for an integer), the object gets what it became.
         """
-        columns, computed = [], []
-        for name, values in zip(names, _columns(names, [instance.__data__ for instance in instances])):
-            column = mapper.by_name[name]
-            treatment = column.treatment(frozenset(map(type, values)))
-            encoded = values if treatment.encode is None else treatment.encode(values)
-            columns.append(encoded)
-            if treatment.is_plain:
-                continue
+        values, computed = columns.of(instances), []
+        for place, column, treatment in columns.treated(values):
+            own = encoded = values[place]
+            if treatment.encode is not None:
+                encoded = values[place] = treatment.encode(own)
             if treatment.may_be_sql and any(map(is_sql, encoded)):
-                computed.append(name)
+                computed.append(column.name)
             if treatment.converts and column.type is not None:
-                self._convert(column, column.type, instances, values, encoded)
+                self._convert(column, column.type, instances, own, encoded)
             if treatment.parts:
                 self.written.append((column, instances, encoded))
-        return columns, computed
+        return values, computed
 
     def _convert(self, column: Column, types: tuple[type, ...], *lists: Sequence[Any]) -> None:
         """Fill what a flush has made of values of other types into objects: lists of these, the values, the results."""
@@ -392,28 +389,33 @@ def _shapes(mapper: Mapper, instances: Sequence[Any]) -> dict[tuple[str, ...], l
     return shapes
 
 
-def _columns(names: tuple[str, ...], rows: Sequence[dict[str, Any]]) -> Sequence[Sequence[Any]]:
-    """Return the values of each column, of rows that are dicts; None where one has none."""
-    if not names:
-        return []
-    values = operator.itemgetter(*names)
-    try:
-        return list(zip(*map(values, rows))) if len(names) > 1 else [list(map(values, rows))]
-    except KeyError:
-        return [[row.get(name) for row in rows] for name in names]
-
-
 def _list(mapper: Mapper, names: Sequence[str]) -> str:
     return ", ".join(mapper.by_name[name].sql for name in names)
 
 
-def _insert_of(database: Engine, mapper: Mapper, names: Sequence[str], returned: Sequence[str]) -> Insert:
-    columns = [mapper.by_name[name] for name in names]
-    return Insert(mapper.table, columns, [mapper.by_name[name].sql for name in returned], database.default_values)
+class _Inserted(Columns):
+    """The columns that an INSERT gives values to, and what the database makes of the others."""
+
+    def __init__(self, database: Engine, mapper: Mapper, names: Sequence[str]) -> None:
+        super().__init__([mapper.by_name[name] for name in names])
+        self.made = [name for name in mapper.optional if name not in names]
+        self.keys = _keys_beside(mapper, self.made)
+        returned = [mapper.by_name[name].sql for name in self.keys + self.made]
+        self.silent = Insert(mapper.table, self.columns, [], database.default_values)
+        self.telling = Insert(mapper.table, self.columns, returned, database.default_values)
 
 
-def _update_of(mapper: Mapper, names: Sequence[str]) -> Update:
-    return Update(mapper.table, [mapper.by_name[name] for name in names], _found_by(mapper))
+class _Updated(Columns):
+    """The columns that an UPDATE gives values to."""
+
+    def __init__(self, mapper: Mapper, names: Sequence[str]) -> None:
+        super().__init__([mapper.by_name[name] for name in names])
+        self.update = Update(mapper.table, self.columns, _found_by(mapper))
+
+
+def _keys_beside(mapper: Mapper, made: Sequence[str]) -> list[str]:
+    """Return the columns of the key that tell the rows apart of which a statement returns what the database made."""
+    return [name for name in mapper.key_names if name not in made] if made else []
 
 
 def _found_by(mapper: Mapper) -> list[Column]:

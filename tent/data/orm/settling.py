@@ -37,7 +37,8 @@ class Settlement:
         for change in plan.switched:
             plan.new.setdefault(change.mapper, []).append(change.instance)
         unit.note_flush(plan)
-        _part(persister.written)
+        if persister.written:
+            _part(persister.written)
         filled, former = self._sorted(persister.filled)
         if plan.deletes or plan.switched:
             for (mapper, _), changes in [*plan.deletes.items(), *grouped(plan.switched).items()]:

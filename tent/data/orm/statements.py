@@ -23,15 +23,17 @@ class Insert:
         self._row = f"({_marks(columns)})"
         self._into = f"INSERT INTO {table} ({_names(columns)})" if columns else f"INSERT INTO {table} {default_values}"
         self._returning = f" RETURNING {', '.join(returned)}" if returned else ""
-        self._often = functools.cache(self._of_rows)
+        self.kept: dict[int, str] = {}  # by the number of rows
 
     def of_rows(self, count: int, is_often: bool) -> str:
         """Return the INSERT … VALUES of a number of rows, which is kept if it is wanted often."""
-        return self._often(count) if is_often else self._of_rows(count)
-
-    def _of_rows(self, count: int) -> str:
-        values = f" VALUES {', '.join([self._row] * count)}" if self.columns else ""
-        return f"{self._into}{values}{self._returning}"
+        sql = self.kept.get(count)
+        if sql is None:
+            values = f" VALUES {', '.join([self._row] * count)}" if self.columns else ""
+            sql = f"{self._into}{values}{self._returning}"
+            if is_often:
+                self.kept[count] = sql
+        return sql
 
     @functools.cached_property
     def of_arrays(self) -> str:

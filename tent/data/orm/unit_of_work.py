@@ -257,12 +257,17 @@ class UnitOfWork:
         new: dict[Mapper, list[Any]] = {}
         for model, instances in itertools.groupby(self.new.values(), type):
             new.setdefault(self.loader.mapper(model), []).extend(instances)
+        updates = self._compute_updates() if self.dirty else {}
+        plan = Plan(new, updates, self._compute_deletes() if self.deleted else {})
+        if new:
+            self._refuse_collisions(plan)
+        return plan
+
+    def _compute_deletes(self) -> Groups:
         deleted: dict[tuple[Mapper, tuple[str, ...]], list[Any]] = {}
         for model, instances in itertools.groupby(self.deleted.values(), type):
             deleted.setdefault((self.loader.mapper(model), ()), []).extend(instances)
-        plan = Plan(new, self._compute_updates(), self._changes("delete", deleted))
-        self._refuse_collisions(plan)
-        return plan
+        return self._changes("delete", deleted)
 
     def _compute_updates(self) -> Groups:
         changed: dict[tuple[Mapper, tuple[str, ...]], list[Any]] = {}
