@@ -43,6 +43,7 @@ class Mapper:
         self.names_but_generated = tuple(name for name in self.names if name != self.generated)
         self.optional = [c.name for c in self.columns if c.has_default or c.name == self.generated]
         self.foreign_keys = [field for field in meta.sorted_fields if isinstance(field, peewee.ForeignKeyField)]
+        self._foreign_key_names = frozenset(field.name for field in self.foreign_keys)
         self.own_foreign_keys = [field for field in self.foreign_keys if field.rel_model is model]  # to its own table
         self.version: str | None = next((c.name for c in self.columns if isinstance(c.field, Version)), None)
         self.unique = _unique_sets(meta)
@@ -73,7 +74,7 @@ class Mapper:
 
     def is_moved_by(self, names: Iterable[str]) -> bool:
         """Tell whether a change of these columns is one of what a row refers to."""
-        return any(field.name in names for field in self.foreign_keys)
+        return not self._foreign_key_names.isdisjoint(names)
 
     def statement(self, shape: Any, compile: Callable[[], S]) -> S:
         """Return the SQL of a shape of statement, compiled once."""

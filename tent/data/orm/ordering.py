@@ -106,13 +106,12 @@ def leaves_freely(group: Sequence[Mapper]) -> bool:
 
 def needs_order_of_rows(plan: Plan) -> bool:
     """Tell whether rows have to wait for each other beyond the order of their tables: inserts, updates, deletes."""
-    if not plan.updates and not (plan.deletes and plan.new):
-        return False
-    if any(not mapper.referred.isdisjoint(names) for mapper, names in plan.updates):
-        return True
-    moves = any(not mapper.unique_names.isdisjoint(names) for mapper, names in plan.updates)
-    # Unique values have to be freed by some rows, and taken by others.
-    return (moves or bool(plan.deletes and plan.new)) and any(_slots_taken(plan.operations()))
+    moves = bool(plan.deletes and plan.new)  # unique values may have to be freed by some rows, and taken by others
+    for mapper, names in plan.updates:
+        if not mapper.referred.isdisjoint(names):
+            return True
+        moves = moves or not mapper.unique_names.isdisjoint(names)
+    return moves and any(_slots_taken(plan.operations()))
 
 
 def edges_of(operations: Sequence[Change]) -> list[Edge[int]]:

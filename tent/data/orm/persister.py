@@ -183,13 +183,15 @@ class Persister:
 
     def update(self, groups: Groups) -> None:
         """Update rows, with one statement for each table and set of columns."""
+        have_versions = False
         for (mapper, names), changes in groups.items():
             for field in mapper.foreign_keys:
                 for change in changes if field.name in names else ():
                     self._fill_foreign_key(field, [change.instance])
             for change in changes if mapper.version is not None else ():
+                have_versions = True
                 self._count_version(change)
-        if any(mapper.version is not None for mapper, _ in groups):
+        if have_versions:
             groups = grouped(itertools.chain.from_iterable(groups.values()))
         for (mapper, names), group in groups.items():
             for part in chunks(self.database, group, 1, most=10_000):

@@ -121,9 +121,11 @@ class Settlement:
         step = Deleted(mapper, instances, unit.keys_of(mapper, instances))
         self._log.append(step)
         unit.loader.note_moves(mapper.model)
+        known = unit.identity_map.rows(mapper.model)
         for instance, key in zip(instances, step.keys):
-            number = id(instance)
-            unit.identity_map.discard(mapper.model, key, instance)
+            number, reference = id(instance), known.get(key)
+            if reference is not None and reference() is instance:
+                del known[key]
             unit.dirty.pop(number, None)
             unit.deleted.pop(number, None)
             instance._committed = DELETED

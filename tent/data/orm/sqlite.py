@@ -67,16 +67,17 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
         """
         self._refuse_lost_file()
         lock_type = lock_type or ("DEFERRED" if self.read_only else self._lock_type)
-        if self._state.closed:
+        state = self._state
+        if state.closed:
             self.cursor()  # which opens a connection, if that is to be done unasked
         if self._turn.is_had_by(self._claim):  # a transaction in the middle of one: let SQLite refuse it
             self.execute_sql(f"BEGIN {lock_type}")
             return
-        claim = self._state.claim = Claim()  # known before the turn is had: Ctrl-C may come in any line
+        claim = state.claim = Claim()  # known before the turn is had: Ctrl-C may come in any line
         try:
             self._take_turn(claim, lock_type)
             self.execute_sql(f"BEGIN {lock_type}")
-            claim.connection = self._state.conn
+            claim.connection = state.conn
         except BaseException:
             self._abandon()
             raise
