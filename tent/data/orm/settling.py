@@ -121,7 +121,7 @@ class Settlement:
         step = Deleted(mapper, instances, unit.keys_of(mapper, instances))
         self._log.append(step)
         unit.loader.note_moves(mapper.model)
-        known = unit.identity_map.rows(mapper.model)
+        known: dict[Any, Any] = unit.identity_map.models.get(mapper.model, {})
         for instance, key in zip(instances, step.keys):
             number, reference = id(instance), known.get(key)
             if reference is not None and reference() is instance:
