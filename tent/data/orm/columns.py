@@ -10,7 +10,7 @@ from .column import Column, Treatment
 
 Treated = Sequence[tuple[int, Column, Treatment]]  # the columns whose values are not the driver's already, by place
 
-_ROOM = 1_000  # sets of types that are known: each column of a row that may be NULL doubles what there can be
+_ROOM = 100  # sets of types that are known: each column of a row that may be NULL doubles what there can be
 
 
 class Columns:
