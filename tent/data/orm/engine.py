@@ -151,13 +151,19 @@ class Engine(Pool):
 
     def fetch(self, sql: str, params: Any = ()) -> BufferedCursor:
         """Run one statement on the twin and fetch its rows, holding a connection no longer than that takes."""
-        if not self._state.closed and self._forks == _forks:
-            return BufferedCursor.drain(self._execute_cursor(sql, params), self.describe)
-        self.acquire()
+        is_held = not self._state.closed and self._forks == _forks
+        if not is_held:
+            self.acquire()
         try:
-            return BufferedCursor.drain(self.execute_first(sql, params), self.describe)
+            cursor = self._execute_cursor(sql, params) if is_held else self.execute_first(sql, params)
+            return BufferedCursor.drain(cursor, self.describe)
+        except BaseException:
+            # Ctrl-C after the statement: SQLite can't commit while there are rows that nobody has taken.
+            close_quietly(self._cursor)
+            raise
         finally:
-            self.release()
+            if not is_held:
+                self.release()
 
     def execute_first(self, sql: str, params: Any = (), **options: Any) -> Any:
         """Run the first statement on a connection. One that died while it lay in the pool is replaced."""
@@ -191,17 +197,15 @@ class Engine(Pool):
             return self.run(query)
         return super().execute(query, **context_options)
 
-    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
-        """Run one statement for each row of parameters, and return the number of rows that it changed.
+    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]], returns: bool = False) -> BufferedCursor:
+        """Run one statement for each row of parameters, and return the rows that it `returns`, or their number.
 
         An error has the attribute `place`, if it is known: the number of the row of parameters that it came with.
         """
         start, self._place, self.last_statement = time.perf_counter(), None, sql
         try:
             with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
-                cursor = self.cursor()
-                cursor.executemany(sql, self._counted(rows))
-                return int(cursor.rowcount)
+                return self._repeat(sql, rows, returns)
         except BaseException as error:
             self.drop_if_busy()
             if self._place is not None:
@@ -212,6 +216,11 @@ class Engine(Pool):
         finally:
             if self.query_hooks:
                 self._notify_hooks(sql, rows, start, None)
+
+    def _repeat(self, sql: str, rows: Sequence[Any], returns: bool) -> BufferedCursor:
+        cursor = self.cursor()
+        cursor.executemany(sql, self._counted(rows))
+        return BufferedCursor([], None, cursor.rowcount)
 
     def _counted(self, rows: Sequence[Any]) -> Iterable[Any]:
         return rows
@@ -229,7 +238,7 @@ class Engine(Pool):
         Returns the number of rows that were found by their keys.
         """
         rows = list(zip(*columns))
-        return self.fetch(update.sql, rows[0]).rowcount if len(rows) == 1 else self.execute_many(update.sql, rows)
+        return (self.fetch(update.sql, rows[0]) if len(rows) == 1 else self.execute_many(update.sql, rows)).rowcount
 
     def delete_rows(self, delete: Delete, columns: Sequence[Sequence[Any]]) -> int:
         """Delete rows that are found by values, given by columns. Returns the number of rows that were found."""

@@ -35,9 +35,9 @@ class MemoryEngine(SqliteEngine):
         with self._mutex:
             return BufferedCursor.drain(super()._execute_cursor(sql, params, **options), self.describe)
 
-    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]], returns: bool = False) -> BufferedCursor:
         with self._mutex:
-            return super().execute_many(sql, rows)
+            return super().execute_many(sql, rows, returns)
 
     def _take_turn(self, claim: Claim, lock_type: str) -> None:
         waiting_is_vain = self._turn.is_of_this_thread()

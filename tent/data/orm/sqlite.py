@@ -148,7 +148,7 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
     def delete_rows(self, delete: Delete, columns: Sequence[Sequence[Any]]) -> int:
         # Four times as fast as a list of keys, which SQLite makes a table of.
         rows = list(zip(*columns))
-        return self.fetch(delete.sql, rows[0]).rowcount if len(rows) == 1 else self.execute_many(delete.sql, rows)
+        return (self.fetch(delete.sql, rows[0]) if len(rows) == 1 else self.execute_many(delete.sql, rows)).rowcount
 
     def has_transaction(self) -> bool:
         try:

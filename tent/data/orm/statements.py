@@ -22,6 +22,7 @@ class Insert:
         self.columns = columns
         self._row = f"({_marks(columns)})"
         self._into = f"INSERT INTO {table} ({_names(columns)})" if columns else f"INSERT INTO {table} {default_values}"
+        self.returns = bool(returned)
         self._returning = f" RETURNING {', '.join(returned)}" if returned else ""
         self.kept: dict[int, str] = {}  # by the number of rows
 
