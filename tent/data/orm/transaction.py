@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import peewee
@@ -181,9 +182,11 @@ class Transaction:
             if self.database.is_in_doubt(error):
                 self._end(keep=False)
                 self.tell_of_rollback(error)
+                doubt = CommitInDoubtError(_IN_DOUBT)
                 if isinstance(error, peewee.PeeweeException):
-                    raise CommitInDoubtError(_IN_DOUBT) from error
-            elif self._is_through(error):
+                    raise doubt from error
+                raise error from doubt  # Ctrl-C, while the answer was awaited: it stays what it is
+            if self._is_through(error):
                 self._note_committed()
                 self.unit.end_transaction()
             else:
@@ -191,7 +194,11 @@ class Transaction:
                 self._end(keep=True)
                 self.tell_of_rollback(error)
             raise
-        return self._note_committed()
+        try:
+            return self._note_committed()
+        except BaseException:  # Ctrl-C, in whichever line: what is done is noted to the end
+            self._note_committed()
+            raise
 
     def _note_committed(self) -> list[Any]:
         if self.handle is not None and not self.handle.is_closed:
@@ -341,10 +348,17 @@ class Transaction:
                     _undo_savepoint(root)
         finally:
             try:
-                self._leave()
-            finally:
-                take_back(self.unit, log, keep)
-                self.unit.end_transaction()
+                self._take_back(log, keep)
+            except BaseException:  # Ctrl-C, in whichever line: each step can be taken back twice
+                self._take_back(log, keep)
+                raise
+
+    def _take_back(self, log: Sequence[Step], keep: bool) -> None:
+        try:
+            self._leave()
+        finally:
+            take_back(self.unit, log, keep)
+            self.unit.end_transaction()
 
     def _leave(self) -> list[Any]:
         """Forget the transaction, give the connection back, and return what waited for the commit."""
@@ -362,9 +376,11 @@ class Transaction:
         finally:
             for scope in self.scopes:
                 scope.log = []  # somebody may hold on to the scope
-            self.scopes.clear()
-            self.streams.clear()
-            self._let_go()
+            try:
+                self._let_go()
+            finally:
+                self.scopes.clear()
+                self.streams.clear()
         return callbacks
 
 
