@@ -374,6 +374,18 @@ def test_the_wide_row_whose_value_the_server_refuses_is_named(session: Any, engi
     assert rows(engine, "SELECT COUNT(*) FROM everythings WHERE number = 1.5") == [(100,)]
 
 
+@pytest.mark.databases("servers")
+def test_wide_rows_that_are_refused_are_no_news_for_the_log(session: Any, caplog: pytest.LogCaptureFixture) -> None:
+    taken = [Everything(id=1), Everything(id=2)]
+    session.add_all(taken)
+    session.commit()
+    session.expunge_all()
+    session.add_all([Everything(id=number) for number in range(2, 100)])
+    with pytest.raises(peewee.IntegrityError):
+        session.commit()
+    assert caplog.records == []
+
+
 def test_generated_keys_are_those_of_the_rows_whoever_else_inserts(engine: Any) -> None:
     def insert(writer: str) -> None:
         for _ in range(5):

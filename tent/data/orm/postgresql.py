@@ -122,20 +122,34 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
         return super().update_rows(update, columns)
 
     def _repeat(self, sql: str, rows: Sequence[Any], returns: bool) -> BufferedCursor:
-        cursor, handled = self.cursor(), sys.exc_info()[1]
-        try:
-            cursor.executemany(sql, rows, returning=returns)  # in a pipeline: no row waits for the answer to another
-        except psycopg.Error as error:
-            interrupt = _interrupt_before(error, handled)
-            if interrupt is not None:
-                raise interrupt from None
-            raise
+        cursor = self.cursor()
+        with self._pipeline() if psycopg.Pipeline.is_supported() else contextlib.nullcontext():
+            cursor.executemany(sql, rows, returning=returns)
         if not returns:
             return BufferedCursor([], None, cursor.rowcount)
         found = cursor.fetchall()
         while cursor.nextset():
             found += cursor.fetchall()
         return BufferedCursor(found, None, len(found))
+
+    @contextlib.contextmanager
+    def _pipeline(self) -> Iterator[None]:
+        """Let no statement in the block wait for the answer to another."""
+        failure: BaseException | None = None
+        handled = sys.exc_info()[1]
+        try:
+            with self._state.conn.pipeline():
+                try:
+                    yield
+                except psycopg.Error as error:
+                    failure = error  # raised below: of one that passes the end of the pipeline psycopg logs a warning
+        except psycopg.Error as error:
+            failure = failure or _interrupt_before(error, handled) or error
+        try:
+            if failure is not None:
+                raise failure from None
+        finally:
+            failure = None  # it refers to this frame, and this frame to it
 
     def note_given_keys(self, table: str, column: str, highest: int) -> None:
         # A sequence counts what it has given out, whatever keys there are. Who may not set it has to see to it.
