@@ -97,3 +97,22 @@ def test_objects_and_rows_agree_when_ctrl_c_comes_at_any_moment_of_a_commit(
                 assert {item.label for item in items} == {f"round {number}" if is_done else "before"}
     report(interrupts=interrupts, in_doubt=doubts)
     assert interrupts
+
+
+@pytest.mark.databases("postgresql")
+def test_a_commit_that_ctrl_c_has_cancelled_is_not_taken_for_done(engine: Any) -> None:
+    dbm.install_tables(engine, models=Model)
+    engine.execute_sql("CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(20); END'")
+    engine.execute_sql(
+        "CREATE CONSTRAINT TRIGGER waiting AFTER INSERT ON narrows DEFERRABLE INITIALLY DEFERRED "
+        "FOR EACH ROW EXECUTE FUNCTION wait()"
+    )
+    with dbm.open_session(engine) as session:
+        item = Narrow(label="a")
+        session.add(item)
+        session.flush()
+        error = interrupt(0.5, session.commit)
+        assert isinstance(error, KeyboardInterrupt)
+        assert isinstance(error.__cause__, dbm.CommitInDoubtError)
+        assert session.state(item) == "transient"
+        assert session.query(Narrow).count() == 0

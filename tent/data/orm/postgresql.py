@@ -232,6 +232,12 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
     def is_lost(self) -> bool:
         return not self._state.closed and bool(self._state.conn.closed)
 
+    def is_in_doubt(self, error: BaseException) -> bool:
+        if self.is_lost() or isinstance(error, peewee.PeeweeException) or self.has_transaction():
+            return self.is_lost()
+        # At Ctrl-C psycopg cancels the COMMIT: if that came in time, the transaction is over as well.
+        return getattr(self._cursor, "statusmessage", None) != "COMMIT"
+
     def is_retryable(self, error: BaseException) -> bool:
         return self.is_outage(error) or _CONFLICT.fullmatch(_state(error) or "") is not None
 
