@@ -58,7 +58,7 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
     batch = 5_000
     most_parameters = 65_000  # the protocol counts them in 16 bits
     field_types = {**PooledPostgresqlDatabase.field_types, **_TYPES}
-    # The columns up to which arrays, which psycopg writes in Python, take less than a statement for each row in a
+    # The columns up to which arrays, which psycopg writes in Python, take less than an INSERT for each row in a
     # pipeline. Before version 14 libpq has none (https://www.psycopg.org/psycopg3/docs/advanced/pipeline.html).
     narrow: ClassVar[int] = 8 if psycopg.Pipeline.is_supported() else sys.maxsize
 
@@ -117,7 +117,8 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
         return super().insert_rows(insert, columns, count)
 
     def update_rows(self, update: Update, columns: Sequence[Sequence[Any]]) -> int:
-        if len(columns[0]) > 1 and len(columns) <= self.narrow and are_arrays(update.columns, columns):
+        # Wide rows, too: a plan for one row that was made while the table was small may read all of it for each.
+        if len(columns[0]) > 1 and are_arrays(update.columns, columns):
             return self.fetch(update.of_arrays, list(map(list, columns))).rowcount
         return super().update_rows(update, columns)
 
