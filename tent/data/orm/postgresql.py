@@ -63,6 +63,7 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
     narrow: ClassVar[int] = 8 if psycopg.Pipeline.is_supported() else sys.maxsize
 
     json_methods = PostgresqlJSON
+    _told: str | None = None  # by the server, of a COMMIT that was interrupted
 
     def __init__(self, settings: Checked) -> None:
         self.place, self.is_cluster = places(settings), len(settings["hosts"]) > 1
@@ -207,6 +208,7 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
     def commit(self) -> None:
         if self.is_aborted():  # a COMMIT would be a ROLLBACK without a word
             raise peewee.InternalError(f"The transaction can't be committed: {_FAILED}")
+        self._told = None
         super().commit()
 
     def _note_failure(self, error: peewee.PeeweeException) -> None:
@@ -237,7 +239,11 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
         if self.is_lost() or isinstance(error, peewee.PeeweeException) or self.has_transaction():
             return self.is_lost()
         # At Ctrl-C psycopg cancels the COMMIT: if that came in time, the transaction is over as well.
-        return getattr(self._cursor, "statusmessage", None) != "COMMIT"
+        return "COMMIT" not in (self._told, getattr(self._cursor, "statusmessage", None))
+
+    def drop_if_busy(self) -> None:
+        self._told = getattr(self._cursor, "statusmessage", None)  # before the cursor is closed, which forgets it
+        super().drop_if_busy()
 
     def is_retryable(self, error: BaseException) -> bool:
         return self.is_outage(error) or _CONFLICT.fullmatch(_state(error) or "") is not None
