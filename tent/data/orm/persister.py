@@ -122,9 +122,9 @@ class Persister:
     def _insert_with_expressions(
         self, mapper: Mapper, names: Sequence[str], row: Sequence[Any], returned: Sequence[str]
     ) -> BufferedCursor:
-        values, params = self._values_with_expressions(mapper, names, row)
-        sql = f"INSERT INTO {mapper.table} ({_list(mapper, names)}) VALUES {values}{_returning(mapper, returned)}"
-        return self.database.fetch(sql, params)
+        placeholders, params = self._placeholders(mapper, names, row)
+        sql = f"INSERT INTO {mapper.table} ({_list(mapper, names)}) VALUES ({', '.join(placeholders)})"
+        return self.database.fetch(sql + _returning(mapper, returned), params)
 
     def _note_given_keys(self, mapper: Mapper, instances: Sequence[Any]) -> None:
         column = mapper.by_name[mapper.generated or ""]
@@ -212,28 +212,23 @@ class Persister:
             in_parts(parts, lambda part: self._update(mapper, names, part))
             return
         if computed:
-            self._update_with_expressions(changes[0], [values[0] for values in columns[: len(names)]])
+            self._update_with_expressions(changes[0], [values[0] for values in columns], computed)
             return
         _check_count(mapper, changes, self.database.update_rows(updated.update, columns), "update")
 
-    def _update_with_expressions(self, change: Change, row: Sequence[Any]) -> None:
-        mapper, params = change.mapper, []
-        assignments = []
-        for name, value in zip(change.names, row):
-            placeholder, values = self._placeholder(mapper, name, value)
-            assignments.append(f"{mapper.by_name[name].sql} = {placeholder}")
-            params += values
-        made = [name for name, value in zip(change.names, row) if isinstance(value, peewee.Node)]
-        sql = f"UPDATE {mapper.table} SET {', '.join(assignments)} WHERE {where_equal(_found_by(mapper))}"
-        if not self.database.returns_updated:
-            count = self.database.fetch(sql, [*params, *_row_of(_where(mapper, [change]))]).rowcount
-            _check_count(mapper, [change], count, "update")
-            self._read(mapper, change.instance, made)
+    def _update_with_expressions(self, change: Change, row: Sequence[Any], computed: Sequence[str]) -> None:
+        mapper, names, database = change.mapper, change.names, self.database
+        placeholders, params = self._placeholders(mapper, names, row)
+        assignments = ", ".join(f"{mapper.by_name[name].sql} = {mark}" for name, mark in zip(names, placeholders))
+        sql = f"UPDATE {mapper.table} SET {assignments} WHERE {where_equal(_found_by(mapper))}"
+        params += row[len(names) :]
+        if not database.returns_updated:
+            _check_count(mapper, [change], database.fetch(sql, params).rowcount, "update")
+            self._read(mapper, change.instance, computed)
             return
-        sql += _returning(mapper, made)
-        rows = self.database.fetch(sql, [*params, *_row_of(_where(mapper, [change]))]).rows
+        rows = database.fetch(sql + _returning(mapper, computed), params).rows
         _check_count(mapper, [change], len(rows), "update")
-        for name, value in zip(made, rows[0]):
+        for name, value in zip(computed, rows[0]):
             self.fill([change.instance], name, [mapper.by_name[name].decoded(value)])
 
     def _count_version(self, change: Change) -> None:
@@ -344,20 +339,15 @@ class Persister:
             if value is not None and type(value) not in types and not isinstance(value, peewee.Node):
                 self.fill([instance], column.name, [column.converted(value, encoded)])
 
-    def _values_with_expressions(
-        self, mapper: Mapper, names: Sequence[str], row: Sequence[Any]
-    ) -> tuple[str, list[Any]]:
+    def _placeholders(self, mapper: Mapper, names: Sequence[str], row: Sequence[Any]) -> tuple[list[str], list[Any]]:
+        """Return what stands for the values of a row in a statement, the SQL of expressions too, and the parameters."""
         placeholders, params = [], []
         for name, value in zip(names, row):
-            placeholder, values = self._placeholder(mapper, name, value)
-            placeholders.append(placeholder)
-            params += values
-        return f"({', '.join(placeholders)})", params
-
-    def _placeholder(self, mapper: Mapper, name: str, value: Any) -> tuple[str, list[Any]]:
-        if isinstance(value, peewee.Node):
-            return self._compiled(mapper, value)
-        return mapper.by_name[name].placeholder, [value]
+            is_expression = isinstance(value, peewee.Node)
+            sql, own = self._compiled(mapper, value) if is_expression else (mapper.by_name[name].placeholder, [value])
+            placeholders.append(sql)
+            params += own
+        return placeholders, params
 
     def _compiled(self, mapper: Mapper, expression: Any) -> tuple[str, list[Any]]:
         """Return the SQL of an expression as a value to write, where a column of the table goes by the table's name."""
@@ -435,11 +425,6 @@ def _where(mapper: Mapper, changes: Sequence[Change]) -> list[Sequence[Any]]:
         version = mapper.by_name[mapper.version]
         columns.append([version.encoded_one(change.version) for change in changes])
     return columns
-
-
-def _row_of(columns: Sequence[Sequence[Any]]) -> list[Any]:
-    """Return the only row of columns."""
-    return [values[0] for values in columns]
 
 
 def _returning(mapper: Mapper, names: Sequence[str]) -> str:
