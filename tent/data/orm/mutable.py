@@ -6,6 +6,7 @@ prints, copies and pickles as a plain one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, SupportsIndex
 
@@ -81,10 +82,26 @@ class _Mutable:
     copy = __copy__
 
 
+def _telling(change: Callable[..., Any]) -> Any:
+    """Return a method of dicts or lists as one that tells the object before it changes them."""
+
+    @functools.wraps(change)
+    def method(self: _Mutable, *args: Any, **options: Any) -> Any:
+        self._root.will_change()
+        return change(self, *args, **options)
+
+    return method
+
+
 class MutableDict(_Mutable, dict[Any, Any]):
     """A dict that tells its object of changes."""
 
     __slots__ = ("_root",)
+
+    __delitem__ = _telling(dict.__delitem__)
+    clear = _telling(dict.clear)
+    pop = _telling(dict.pop)
+    popitem = _telling(dict.popitem)
 
     @classmethod
     def fromkeys(cls, keys: Iterable[Any], value: Any = None) -> Any:
@@ -93,10 +110,6 @@ class MutableDict(_Mutable, dict[Any, Any]):
     def __setitem__(self, key: Any, value: Any) -> None:
         self._root.will_change()
         super().__setitem__(key, _wrapped(value, self._root))
-
-    def __delitem__(self, key: Any) -> None:
-        self._root.will_change()
-        super().__delitem__(key)
 
     def __ior__(self, other: Any) -> MutableDict:  # type: ignore[misc]
         self.update(other)
@@ -111,39 +124,26 @@ class MutableDict(_Mutable, dict[Any, Any]):
             self[key] = default
         return self[key]
 
-    def pop(self, *args: Any) -> Any:
-        self._root.will_change()
-        return super().pop(*args)
-
-    def popitem(self) -> tuple[Any, Any]:
-        self._root.will_change()
-        return super().popitem()
-
-    def clear(self) -> None:
-        self._root.will_change()
-        super().clear()
-
 
 class MutableList(_Mutable, list[Any]):
     """A list that tells its object of changes."""
 
     __slots__ = ("_root",)
 
+    __delitem__ = _telling(list.__delitem__)
+    __imul__ = _telling(list.__imul__)
+    clear = _telling(list.clear)
+    pop = _telling(list.pop)
+    remove = _telling(list.remove)
+    reverse = _telling(list.reverse)
+    sort = _telling(list.sort)
+
     def __setitem__(self, index: Any, value: Any) -> None:
         self._root.will_change()
         super().__setitem__(index, _wrapped(list(value) if isinstance(index, slice) else value, self._root))
 
-    def __delitem__(self, index: Any) -> None:
-        self._root.will_change()
-        super().__delitem__(index)
-
     def __iadd__(self, other: Iterable[Any]) -> MutableList:  # type: ignore[misc]
         self.extend(other)
-        return self
-
-    def __imul__(self, times: SupportsIndex) -> MutableList:
-        self._root.will_change()
-        super().__imul__(times)
         return self
 
     def append(self, value: Any) -> None:
@@ -157,23 +157,3 @@ class MutableList(_Mutable, list[Any]):
     def insert(self, index: SupportsIndex, value: Any) -> None:
         self._root.will_change()
         super().insert(index, _wrapped(value, self._root))
-
-    def pop(self, index: SupportsIndex = -1) -> Any:
-        self._root.will_change()
-        return super().pop(index)
-
-    def remove(self, value: Any) -> None:
-        self._root.will_change()
-        super().remove(value)
-
-    def clear(self) -> None:
-        self._root.will_change()
-        super().clear()
-
-    def sort(self, **options: Any) -> None:
-        self._root.will_change()
-        super().sort(**options)
-
-    def reverse(self) -> None:
-        self._root.will_change()
-        super().reverse()
