@@ -65,8 +65,8 @@ class Column:
     """A field on an engine: how its values go into a statement, and come out of a row."""
 
     __slots__ = (
-        "_treatments", "adapter", "array", "decode", "encode", "field", "has_default", "is_mutable", "is_naive",
-        "name", "native", "nulls", "placeholder", "read_all", "sql", "type",
+        "adapter", "array", "decode", "encode", "field", "has_default", "is_mutable", "is_naive", "name", "native",
+        "nulls", "placeholder", "read_all", "sql", "treatment", "type",
     )  # fmt: skip
 
     def __init__(self, field: Any, engine: Engine) -> None:
@@ -85,7 +85,8 @@ class Column:
         self.decode = None if not own_python_value and adapt in _READ_AS_IS else _reader(base, engine)
         self.adapter = engine.adapter
         self.is_mutable = field.accessor_class is MutableAccessor
-        self._treatments: dict[frozenset[type], Treatment] = {}
+        # What is done to values of certain types, of which a program has few in a column
+        self.treatment = functools.lru_cache(_ROOM)(functools.partial(Treatment, self))
         # A server would take the zone off a time.
         self.is_naive = bool(engine.native_times) and field.field_type in ("DATETIME", "TIME")
         self.nulls = _is_users(kind.python_value), _is_users(kind.db_value)
@@ -94,15 +95,6 @@ class Column:
             isinstance(part, peewee.SQL) and part.sql.lstrip().upper().startswith("DEFAULT")
             for part in field.constraints or ()
         )
-
-    def treatment(self, kinds: frozenset[type]) -> Treatment:
-        """Return what is done to values of these types, of which a program has few in a column."""
-        found = self._treatments.get(kinds)
-        if found is None:
-            if len(self._treatments) >= _ROOM:
-                self._treatments.clear()
-            found = self._treatments[kinds] = Treatment(self, kinds)
-        return found
 
     def encoder(self, kinds: frozenset[type]) -> EncodeAll | None:
         """Return what makes values of these types be as the driver takes them; None when they are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ class Columns:
         self.columns = columns
         self.names = tuple(column.name for column in columns)
         self._values = _getter(self.names)
-        self._treated: dict[tuple[Any, ...], Treated] = {}
+        self._treated = functools.lru_cache(_ROOM)(self._compute_treated)
 
     def of(self, instances: Sequence[Any]) -> list[Sequence[Any]]:
         """Return the values that objects have in each column; None where one has none."""
@@ -32,22 +33,17 @@ class Columns:
 
     def treated(self, values: Sequence[Sequence[Any]]) -> Treated:
         """Return what is done to values, which are given by columns: that depends on their types alone."""
-        is_one = bool(values) and len(values[0]) == 1
-        kinds: tuple[Any, ...]
-        if is_one:  # a set for each value would take longer than all else
-            kinds = tuple([type(value) for (value,) in values])
-        else:
-            kinds = tuple([frozenset(map(type, some)) for some in values])
-        found = self._treated.get(kinds)
-        if found is None:
-            if len(self._treated) >= _ROOM:
-                self._treated.clear()
-            found = self._treated[kinds] = [
-                (place, column, treatment)
-                for place, (column, kind) in enumerate(zip(self.columns, kinds))
-                if not (treatment := column.treatment(frozenset((kind,)) if is_one else kind)).is_nothing
-            ]
-        return found
+        if values and len(values[0]) == 1:  # a set for each value would take longer than all else
+            return self._treated(tuple([type(value) for (value,) in values]))
+        return self._treated(tuple([frozenset(map(type, some)) for some in values]))
+
+    def _compute_treated(self, kinds: tuple[Any, ...]) -> Treated:
+        sets = [frozenset((kind,)) if isinstance(kind, type) else kind for kind in kinds]
+        return [
+            (place, column, treatment)
+            for place, (column, kind) in enumerate(zip(self.columns, sets))
+            if not (treatment := column.treatment(kind)).is_nothing
+        ]
 
 
 def _getter(names: tuple[str, ...]) -> Callable[[Any], Sequence[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -55,7 +56,7 @@ class Mapper:
         self.lock_by_key = self.select_by_key + (" FOR UPDATE" if engine.for_update else "")
         self.keys_in = operator.itemgetter(*(self.names.index(name) for name in self.key_names or self.names))
         self.statements: dict[Any, Any] = {}
-        self._orders: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._ordered = functools.lru_cache(_ROOM)(lambda names: tuple(name for name in self.names if name in names))
         self.shapes = Shapes()  # of queries
 
     def _type_of_plain_keys(self) -> type | None:
@@ -65,12 +66,7 @@ class Mapper:
 
     def in_order(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return names of columns in the order of the columns."""
-        if len(names) < 2:
-            return names
-        ordered = self._orders.get(names)
-        if ordered is None:
-            ordered = _keep(self._orders, names, tuple(name for name in self.names if name in names))
-        return ordered
+        return names if len(names) < 2 else self._ordered(names)
 
     def is_moved_by(self, names: Iterable[str]) -> bool:
         """Tell whether a change of these columns is one of what a row refers to."""
@@ -79,7 +75,11 @@ class Mapper:
     def statement(self, shape: Any, compile: Callable[[], S]) -> S:
         """Return the SQL of a shape of statement, compiled once."""
         sql: S | None = self.statements.get(shape)
-        return _keep(self.statements, shape, compile()) if sql is None else sql
+        if sql is None:
+            if len(self.statements) >= _ROOM:
+                self.statements.clear()
+            sql = self.statements[shape] = compile()
+        return sql
 
     def read(self, rows: Sequence[Row]) -> tuple[Iterable[Any], list[dict[str, Any]]]:
         """Return the keys of rows, and what objects have of them: their values, by name."""
@@ -172,14 +172,6 @@ def chunks(engine: Engine, items: Sequence[Any], width: int, most: int | None = 
     if 0 < len(items) <= size:
         return (items,)
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _keep(kept: dict[Any, S], key: Any, made: S) -> S:
-    """Keep what was made, and begin anew when there is much of it."""
-    if len(kept) >= _ROOM:
-        kept.clear()
-    kept[key] = made
-    return made
 
 
 def _unique_sets(meta: Any) -> list[tuple[str, ...]]:
