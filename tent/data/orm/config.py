@@ -26,13 +26,13 @@ def read_config(config: Any) -> Checked:
     driver = settings.get("driver")
     driver = ALIASES.get(driver, driver) if isinstance(driver, str) else driver
     if driver is None:
-        _refuse(config, f"The config has no 'driver'. Add one, for example 'driver': 'sqlite'; known: {_known()}.")
+        refuse(config, f"The config has no 'driver'. Add one, for example 'driver': 'sqlite'; known: {_known()}.")
     if not isinstance(driver, str) or driver not in DRIVERS:
-        _refuse(config, f"Unknown driver {shown(driver)}{nearest(driver, DRIVERS)}; known: {_known()}.")
+        refuse(config, f"Unknown driver {shown(driver)}{nearest(driver, DRIVERS)}; known: {_known()}.")
     keys = DRIVERS[driver]
     for key in settings:
         if key != "driver" and key not in keys:
-            _refuse(
+            refuse(
                 config,
                 f"Unknown key {shown(key)} for the driver {driver!r}{nearest(key, keys)}; known: "
                 + ", ".join(sorted(keys))
@@ -43,7 +43,7 @@ def read_config(config: Any) -> Checked:
         try:
             checked[key] = check(settings.get(key))
         except ValueError as problem:
-            _refuse(config, str(problem))
+            refuse(config, str(problem))
     if driver in PORTS:
         port = checked.pop("port") or PORTS[driver]
         for key, name in (("host", "hosts"), ("replicas", "replicas")):
@@ -79,9 +79,9 @@ def _as_mapping(config: Any) -> Mapping[Any, Any]:
         try:
             return read_url(config)
         except ValueError as problem:
-            _refuse(config, str(problem))
+            refuse(config, str(problem))
     if not isinstance(config, Mapping):
-        _refuse(
+        refuse(
             config,
             f"A config is a mapping such as {{'driver': 'sqlite', 'path': ':memory:'}} or a URL such as "
             f"'sqlite:///tent.db', not {article(type(config).__name__)}.",
@@ -97,8 +97,9 @@ def places(settings: Checked) -> str:
     )
 
 
-def _refuse(config: Any, message: str) -> NoReturn:
-    raise DBConfigurationException(message, masked(config)) from None
+def refuse(config: Any, message: str, cause: BaseException | None = None) -> NoReturn:
+    """Raise the error for a config that can't work, without its secrets."""
+    raise DBConfigurationException(message, masked(config)) from cause
 
 
 def _known() -> str:

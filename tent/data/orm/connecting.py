@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NoReturn
+from typing import Any
 
 import peewee
 
-from .config import Checked, masked, read_config, secrets
+from .config import Checked, read_config, refuse, secrets
 from .engine import Engine
-from .errors import DBConfigurationException
 from .keys import DRIVERS, nearest
 from .memory import MemoryEngine
 from .sqlite import SqliteEngine
@@ -35,7 +34,7 @@ def _tried(config: Any, settings: Checked) -> Engine:
     except ImportError as error:
         extra = _EXTRAS[settings["driver"]]
         reason = " ".join(str(error).split())
-        _refuse(config, f"A package is missing ({reason}). Install it: pip install 'tent-data[{extra}]'.", error)
+        refuse(config, f"A package is missing ({reason}). Install it: pip install 'tent-data[{extra}]'.", error)
     try:
         _try(engine)
         unfit = engine.unfit()
@@ -43,7 +42,7 @@ def _tried(config: Any, settings: Checked) -> Engine:
         engine.close_all()
         problem = str(getattr(error, "orig", None) or error)
         is_discreet = not any(secret in f"{error!r} {problem}" for secret in secrets(settings))
-        _refuse(
+        refuse(
             config,
             f"The database at {engine.place} {engine.diagnosis(problem)}"
             + (f" ({problem.strip()})." if is_discreet else ".")
@@ -52,7 +51,7 @@ def _tried(config: Any, settings: Checked) -> Engine:
         )
     if unfit:
         engine.close_all()
-        _refuse(config, unfit)
+        refuse(config, unfit)
     return engine
 
 
@@ -95,7 +94,3 @@ def _try(engine: Engine) -> None:
             if not engine.is_retryable(error) or time.monotonic() >= deadline:
                 raise
             time.sleep(0.01)
-
-
-def _refuse(config: Any, message: str, cause: BaseException | None = None) -> NoReturn:
-    raise DBConfigurationException(message, masked(config)) from cause

@@ -7,13 +7,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .errors import article
+from .errors import article, shown
 
 # Compiled when they are first used: to compile them takes longer than to import the room
 _HOST = (
     r"(?P<bare>[^\[\]]*:[^\[\]]*:[^\[\]]*)"  # an IPv6 address, which has colons of its own
     r"|(?:\[(?P<address>[^\[\]]+)\]|(?P<name>[^\[\]:]*))(?::(?P<port>.*))?"
 )
+_LONGEST = 2_000_000  # seconds
 _WORD = r"-?[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z"
 
 
@@ -48,13 +49,6 @@ def _path(value: Any) -> str:
     return path
 
 
-def _shown(value: Any) -> str:
-    try:
-        return repr(value)
-    except ValueError:  # an integer of more digits than Python shows
-        return article(type(value).__name__)
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and abs(value) < 2**63
 
@@ -63,14 +57,6 @@ def _echo(value: Any) -> bool:
     if value is None or isinstance(value, bool):
         return bool(value)
     raise ValueError(f"'echo' must be True or False, not {value!r}.")
-
-
-def _timeout(value: Any) -> float:
-    if value is None:
-        return 5.0
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 2_000_000:
-        raise ValueError(f"'timeout' must be a number of seconds from 0 to 2,000,000, not {value!r}.")
-    return float(value)
 
 
 def _pragmas(value: Any) -> dict[str, Any]:
@@ -82,7 +68,7 @@ def _pragmas(value: Any) -> dict[str, Any]:
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"{name!r} is no name of a pragma.")
         if not _is_number(setting) and not (isinstance(setting, str) and re.match(_WORD, setting)):
-            raise ValueError(f"The pragma {name!r} must be a number or a word, not {_shown(setting)}.")
+            raise ValueError(f"The pragma {name!r} must be a number or a word, not {shown(setting)}.")
     return {name.lower(): int(setting) if isinstance(setting, bool) else setting for name, setting in value.items()}
 
 
@@ -101,14 +87,6 @@ def _text(name: str, is_needed: bool = False) -> Callable[[Any], str | None]:
     return check
 
 
-def _port(value: Any) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 65536:
-        raise ValueError(f"'port' must be a number from 1 to 65535, not {_shown(value)}.")
-    return value
-
-
 def _hosts(name: str, has_sockets: bool = True) -> Callable[[Any], list[tuple[str, int | None]]]:
     """Return the check of a host or several, each with a port of its own perhaps: "db1:5433", ["db1", "[::1]:5432"]."""
 
@@ -116,7 +94,7 @@ def _hosts(name: str, has_sockets: bool = True) -> Callable[[Any], list[tuple[st
         if value is None:
             return [] if name == "replicas" else [("", None)]
         if not isinstance(value, (str, list, tuple)) or not all(isinstance(host, str) for host in value):
-            raise ValueError(f"{name!r} must be a name or a list of names, not {_shown(value)}.")
+            raise ValueError(f"{name!r} must be a name or a list of names, not {shown(value)}.")
         return list(map(split, value.split(",") if isinstance(value, str) else value))
 
     def split(text: str) -> tuple[str, int | None]:
@@ -161,34 +139,34 @@ def _options(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _seconds(name: str, default: float | None) -> Callable[[Any], float | None]:
-    def check(value: Any) -> float | None:
+def _number(
+    name: str, what: str, fits: Callable[[Any], bool], default: Any, kind: type[int] | type[float] = float
+) -> Callable[[Any], Any]:
+    """Return the check of a number that `fits`; `what` says which ones do."""
+
+    def check(value: Any) -> Any:
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 2_000_000:
-            raise ValueError(f"{name!r} must be a number of seconds, more than 0, not {_shown(value)}.")
-        return float(value)
+        if isinstance(value, bool) or not isinstance(value, (int, kind)) or not fits(value):
+            raise ValueError(f"{name!r} must be a number {what}, not {shown(value)}.")
+        return kind(value)
 
     return check
 
 
-def _pool_size(value: Any) -> int:
-    if value is None:
-        return 20
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 100_000:
-        raise ValueError(f"'pool_size' must be a number of connections, from 1 on, not {_shown(value)}.")
-    return value
+def _seconds(name: str, default: float | None) -> Callable[[Any], Any]:
+    return _number(name, "of seconds, more than 0", lambda n: 0 < n < _LONGEST, default)
 
 
 SERVER: dict[str, Callable[[Any], Any]] = {
     "host": _hosts("host"),
-    "port": _port,
+    "port": _number("port", "from 1 to 65535", lambda n: 0 < n < 65536, None, int),
     "user": _text("user"),
     "password": _text("password"),
     "database": _text("database", is_needed=True),
     "options": _options,
     "replicas": _hosts("replicas"),
-    "pool_size": _pool_size,
+    "pool_size": _number("pool_size", "of connections, from 1 on", lambda n: 0 < n < 100_000, 20, int),
     "pool_timeout": _seconds("pool_timeout", 30.0),
     "pool_recycle": _seconds("pool_recycle", None),
     "echo": _echo,
@@ -197,7 +175,12 @@ _MYSQL = {**SERVER, "host": _hosts("host", has_sockets=False), "replicas": _host
 
 #: The known drivers: for each, the keys of its config and the function that checks a value or gives the default.
 DRIVERS: dict[str, dict[str, Callable[[Any], Any]]] = {
-    "sqlite": {"path": _path, "echo": _echo, "timeout": _timeout, "pragmas": _pragmas},
+    "sqlite": {
+        "path": _path,
+        "echo": _echo,
+        "timeout": _number("timeout", "of seconds from 0 to 2,000,000", lambda n: 0 <= n < _LONGEST, 5.0),
+        "pragmas": _pragmas,
+    },
     "postgresql": SERVER,
     "cockroachdb": SERVER,
     "mysql": _MYSQL,
