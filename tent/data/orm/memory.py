@@ -65,7 +65,7 @@ class MemoryEngine(SqliteEngine):
 
     def attach(self, filename: str, name: str) -> bool:
         self.connection()
-        return super().attach(filename, name)
+        return bool(super().attach(filename, name))
 
     def load_extension(self, extension: str) -> None:
         self.connection()

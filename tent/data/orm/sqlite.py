@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,18 @@ from .turn import Claim, Turn
 
 _OLDEST = (3, 35, 0)  # RETURNING
 _BASIC = (int, float, str, bytearray)
+
+
+def _renewing(register: Callable[..., Any]) -> Any:
+    """Return what registers something on connections so that it is on those that are idle, too: by new ones."""
+
+    @functools.wraps(register)
+    def method(self: SqliteEngine, *args: Any, **options: Any) -> Any:
+        found = register(self, *args, **options)
+        self._renew()
+        return found
+
+    return method
 
 
 class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playhouse has no type hints
@@ -169,32 +182,12 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
         self._turn.forget()
         super()._after_fork()
 
-    # What is registered on connections is registered on those that are idle, too: new ones take their place
-
-    def register_aggregate(self, *args: Any, **options: Any) -> None:
-        super().register_aggregate(*args, **options)
-        self._renew()
-
-    def register_collation(self, *args: Any, **options: Any) -> None:
-        super().register_collation(*args, **options)
-        self._renew()
-
-    def register_function(self, *args: Any, **options: Any) -> None:
-        super().register_function(*args, **options)
-        self._renew()
-
-    def register_window_function(self, *args: Any, **options: Any) -> None:
-        super().register_window_function(*args, **options)
-        self._renew()
-
-    def load_extension(self, extension: str) -> None:
-        super().load_extension(extension)
-        self._renew()
-
-    def attach(self, filename: str, name: str) -> bool:
-        attached = bool(super().attach(filename, name))
-        self._renew()
-        return attached
+    register_aggregate = _renewing(PooledSqliteDatabase.register_aggregate)
+    register_collation = _renewing(PooledSqliteDatabase.register_collation)
+    register_function = _renewing(PooledSqliteDatabase.register_function)
+    register_window_function = _renewing(PooledSqliteDatabase.register_window_function)
+    load_extension = _renewing(PooledSqliteDatabase.load_extension)
+    attach = _renewing(PooledSqliteDatabase.attach)
 
     def _renew(self) -> None:
         self.close_idle()
