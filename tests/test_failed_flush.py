@@ -1031,7 +1031,7 @@ def test_ctrl_c_before_a_flush_has_begun_leaves_the_session_usable(
     session: dbm.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session.add(Person(name="Joe"))
-    monkeypatch.setattr("tent.data.orm.transaction._Attempt.__init__", _interrupted)
+    monkeypatch.setattr("tent.data.orm.flushing.Attempt.__init__", _interrupted)
     with pytest.raises(KeyboardInterrupt):
         session.flush()
     monkeypatch.undo()

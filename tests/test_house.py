@@ -32,6 +32,7 @@ ROOMS = [
     "orm.merging",
     "orm.handles",
     "orm.transaction",
+    "orm.flushing",
     "orm.events",
     "orm.writing",
     "orm.settling",

@@ -10,7 +10,8 @@ import peewee
 
 from .errors import ResourceClosedError
 from .guard import exclusive
-from .transaction import Scope, Transaction
+from .history import Scope
+from .transaction import Transaction
 
 
 class _Handle:

@@ -34,14 +34,24 @@ class Step:
         raise NotImplementedError
 
 
+class Scope:
+    """An open transaction or savepoint: how the database knows it, and what was flushed in it."""
+
+    __slots__ = ("context", "is_flush", "log")
+
+    def __init__(self, context: Any, is_flush: bool = False) -> None:
+        self.context = context
+        self.is_flush = is_flush
+        self.log: list[Step] = []
+
+
 class Inserted(Step):
     """Objects got a row, and keys and other values were filled into them."""
 
     inserted = True
 
     def __init__(self, mapper: Mapper, instances: Sequence[Any], filled: Sequence[Fill]) -> None:
-        self.mapper = mapper
-        self.instances = instances
+        super().__init__(mapper, instances)
         self.given = [instance._given for instance in instances]
         self.along = {id(instance): instance._along for instance in instances if instance._along}
         self.keys: Sequence[Any] = ()

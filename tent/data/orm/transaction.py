@@ -8,32 +8,18 @@ from typing import Any
 
 import peewee
 
-from .blame import name_stale
 from .cursor import BufferedCursor, close_quietly
 from .engine import Engine
-from .errors import CommitInDoubtError, FlushError, InvalidRequestError, StaleDataError, explain, shown
+from .errors import CommitInDoubtError, FlushError, InvalidRequestError, explain, shown
 from .events import ROUNDS, Events
-from .history import Snapshot, Step, take_back
-from .persister import Persister
-from .settling import Settlement
+from .flushing import Attempt
+from .history import Scope, Snapshot, Step, take_back
 from .unit_of_work import UnitOfWork
-from .writing import write
 
 _IN_DOUBT = (
     "The connection was lost in the middle of the COMMIT: the changes may be in the database, or may not. The session "
     "is as after a rollback. Look whether they are there before you repeat them."
 )
-
-
-class Scope:
-    """An open transaction or savepoint: how the database knows it, and what was flushed in it."""
-
-    __slots__ = ("context", "is_flush", "log")
-
-    def __init__(self, context: Any, is_flush: bool = False) -> None:
-        self.context = context
-        self.is_flush = is_flush
-        self.log: list[Step] = []
 
 
 class Transaction:
@@ -128,32 +114,7 @@ class Transaction:
         if self.database.read_only and self.unit.unflushed():
             changed = list(self.unit.unflushed().values())
             self.refuse_if_read_only(f"write {changed[0]!r}" + f" and {len(changed) - 1} more" * (len(changed) > 1))
-        attempt = _Attempt(self, Snapshot(self.unit) if is_heard else None)
-        try:
-            self.is_flushing = True
-            if is_heard:
-                attempt.begin()
-                self.events.before_flush()
-            attempt.came_along = self.unit.register_reachable()
-            plan = self.unit.plan()
-            attempt.check()
-            if plan:
-                attempt.begin()
-                write(plan, attempt.persister)
-                Settlement(self.unit, self.scopes[-1].log).flushed(plan, attempt.persister)
-                if is_heard:
-                    self.events.after_flush(plan)
-            else:
-                self.unit.settled()
-            attempt.release()
-        except BaseException as error:
-            failure = attempt.take_back(error)
-            if failure is error:
-                raise
-            raise failure from None
-        finally:
-            self.is_flushing = False
-            self.unit.journal = None
+        Attempt(self, Snapshot(self.unit) if is_heard else None).run()
 
     def commit(self) -> None:
         """Write all changes and make them durable."""
@@ -382,89 +343,6 @@ class Transaction:
                 self.scopes.clear()
                 self.streams.clear()
         return callbacks
-
-
-class _Attempt:
-    """A flush that may fail: a scope of its own, which becomes part of the transaction or is undone."""
-
-    def __init__(self, transaction: Transaction, before: Snapshot | None = None) -> None:
-        self._transaction = transaction
-        self._before = before
-        self._scope: Scope | None = None
-        self.persister = Persister(transaction.database, transaction.unit.identity_map)
-        self.came_along: list[Any] = []
-
-    def begin(self) -> None:
-        """Begin the transaction or, where there is one, set a savepoint in it."""
-        if self._scope is not None:
-            return
-        transaction = self._transaction
-        savepoint = transaction.database.savepoint() if transaction.scopes else None
-        transaction.begin()
-        self._scope = Scope(savepoint, is_flush=True)
-        transaction.scopes.append(self._scope)
-        if savepoint is not None:
-            savepoint.__enter__()
-
-    def check(self) -> None:
-        """Refuse to go on when a listener has met an error at which the database ended the transaction."""
-        if self._scope is not None and self._scope not in self._transaction.scopes:
-            raise InvalidRequestError(
-                "The database has ended the transaction by itself, at an error that a listener met and did not raise. "
-                "Let the listener raise it."
-            )
-
-    def release(self) -> None:
-        """Keep what was done."""
-        self.check()
-        if self._scope is not None:
-            if self._scope.context is not None:
-                self._scope.context.commit(begin=False)
-            self._transaction.merge(self._scope)
-
-    def take_back(self, error: BaseException) -> BaseException:
-        """Let all be as it was before, and return the error that says why."""
-        transaction, unit = self._transaction, self._transaction.unit
-        has_ended = self._undo()
-        if getattr(error, "is_blind", False):
-            error = self._named(error)
-        for instance in self.came_along:
-            unit.cancel_new(instance)
-        if self._before is not None:
-            self._before.restore()
-        if isinstance(error, StaleDataError) and hasattr(error, "changes"):
-            error = name_stale(transaction.database, transaction.run, error, error.changes)
-        if has_ended:
-            transaction.tell_of_rollback(error)
-        return error
-
-    def _named(self, error: BaseException) -> BaseException:
-        """Return the error of a batch with its object named: all is written once more, with care, and undone."""
-        again = _Attempt(self._transaction)
-        database = self._transaction.database
-        database.is_careful = True
-        try:
-            again.begin()
-            write(self._transaction.unit.plan(), again.persister)
-        except (peewee.PeeweeException, FlushError) as its_own:
-            return its_own if type(its_own) is type(error) else error
-        finally:
-            database.is_careful = False
-            again._undo()
-        return error
-
-    def _undo(self) -> bool:
-        """Undo what was written and settled; return whether that has ended the transaction."""
-        transaction, scope = self._transaction, self._scope
-        is_open = scope is not None and scope in transaction.scopes
-        if scope is not None and is_open:
-            del transaction.scopes[transaction.scopes.index(scope) :]
-            take_back(transaction.unit, scope.log, keep=True)
-        self.persister.undo()
-        if scope is None or not is_open:
-            return False
-        transaction.unit.note_statement()
-        return transaction.undo(scope.context)
 
 
 def _undo_savepoint(savepoint: Any) -> None:
