@@ -1,4 +1,4 @@
-"""Columns that are written together: their values are taken from objects, and treated as their types have it."""
+"""Columns that are written together: which these are, and the values that objects have in them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .column import Column, Treatment
+from .engine import Engine
+from .mapper import Mapper
+from .statements import Insert, Update
 
 Treated = Sequence[tuple[int, Column, Treatment]]  # the columns whose values are not the driver's already, by place
 
@@ -44,6 +47,58 @@ class Columns:
             for place, (column, kind) in enumerate(zip(self.columns, sets))
             if not (treatment := column.treatment(kind)).is_nothing
         ]
+
+
+class InsertedColumns(Columns):
+    """The columns that an INSERT gives values to, and what the database makes of the others."""
+
+    def __init__(self, database: Engine, mapper: Mapper, names: Sequence[str]) -> None:
+        super().__init__([mapper.by_name[name] for name in names])
+        self.made = [name for name in mapper.optional if name not in names]
+        self.keys = keys_beside(mapper, self.made)
+        returned = [mapper.by_name[name].sql for name in self.keys + self.made]
+        self.silent = Insert(mapper.table, self.columns, [], database.default_values)
+        self.telling = Insert(mapper.table, self.columns, returned, database.default_values)
+
+
+class UpdatedColumns(Columns):
+    """The columns that an UPDATE gives values to."""
+
+    def __init__(self, mapper: Mapper, names: Sequence[str]) -> None:
+        super().__init__([mapper.by_name[name] for name in names])
+        self.update = Update(mapper.table, self.columns, found_by(mapper))
+
+
+def shapes_of(mapper: Mapper, instances: Sequence[Any]) -> dict[tuple[str, ...], list[Any]]:
+    """Return new objects by the columns to write: all, except where the database makes the value."""
+    if not mapper.optional:
+        return {mapper.names: list(instances)}
+    if mapper.optional == [mapper.generated]:
+        given = [instance for instance in instances if instance.__data__.get(mapper.generated) is not None]
+        if not given:
+            return {mapper.names_but_generated: list(instances)}
+    groups: dict[tuple[bool, ...], list[Any]] = {}
+    for instance in instances:
+        data = instance.__data__
+        left_out = tuple(
+            data.get(name) is None if name == mapper.generated else name not in data for name in mapper.optional
+        )
+        groups.setdefault(left_out, []).append(instance)
+    shapes = {}
+    for left_out, group in groups.items():
+        absent = {name for name, out in zip(mapper.optional, left_out) if out}
+        shapes[tuple(name for name in mapper.names if name not in absent)] = group
+    return shapes
+
+
+def keys_beside(mapper: Mapper, made: Sequence[str]) -> list[str]:
+    """Return the columns of the key that tell the rows apart of which a statement returns what the database made."""
+    return [name for name in mapper.key_names if name not in made] if made else []
+
+
+def found_by(mapper: Mapper) -> list[Column]:
+    """Return the columns by which a row is found that is to be written: a version must be the one that was known."""
+    return [*mapper.key_columns, mapper.by_name[mapper.version]] if mapper.version else mapper.key_columns
 
 
 def _getter(names: tuple[str, ...]) -> Callable[[Any], Sequence[Any]]:

@@ -15,13 +15,13 @@ from .blame import blaming, in_parts
 from .cascading import Fallout, action, fell, foresee
 from .change import Change, Groups, grouped
 from .column import Column, is_sql
-from .columns import Columns
+from .columns import Columns, InsertedColumns, UpdatedColumns, found_by, keys_beside, shapes_of
 from .cursor import BufferedCursor
 from .engine import Engine
 from .errors import FlushError, StaleDataError
 from .identity import IdentityMap
 from .mapper import Mapper, chunks, where_equal
-from .statements import Delete, Insert, Update, halves, singles
+from .statements import Delete, halves, singles
 from .tracking import MISSING, put
 
 
@@ -87,7 +87,7 @@ class Persister:
             keys = self.database.new_keys(len(new)) if new else []
             if keys:
                 self.fill(new, mapper.generated, keys)
-        for names, group in _shapes(mapper, instances).items():
+        for names, group in shapes_of(mapper, instances).items():
             for part in chunks(self.database, group, len(names)):
                 blaming(
                     self.database,
@@ -97,14 +97,14 @@ class Persister:
                 )
 
     def _insert(self, mapper: Mapper, names: tuple[str, ...], instances: Sequence[Any]) -> None:
-        written = mapper.statement(("insert", names), lambda: _Inserted(self.database, mapper, names))
+        written = mapper.statement(("insert", names), lambda: InsertedColumns(self.database, mapper, names))
         columns, computed = self._encode(written, instances)
         if len(instances) > 1 and (computed or not names or not self.database.fits(columns)):
             parts = singles(instances) if computed or not names else halves(instances)
             in_parts(parts, lambda part: self._insert(mapper, names, part))
             return
         made = written.made + computed if computed else written.made
-        keys = _keys_beside(mapper, made) if computed else written.keys
+        keys = keys_beside(mapper, made) if computed else written.keys
         tells_key = self.database.tells_last_key and len(instances) == 1 and made == [mapper.generated]
         is_told = self.database.returns_inserted and not tells_key
         if computed:
@@ -204,7 +204,7 @@ class Persister:
                 )
 
     def _update(self, mapper: Mapper, names: tuple[str, ...], changes: Sequence[Change]) -> None:
-        updated = mapper.statement(("update", names), lambda: _Updated(mapper, names))
+        updated = mapper.statement(("update", names), lambda: UpdatedColumns(mapper, names))
         columns, computed = self._encode(updated, [change.instance for change in changes])
         columns += _where(mapper, changes)
         if len(changes) > 1 and (computed or not self.database.fits(columns)):
@@ -220,7 +220,7 @@ class Persister:
         mapper, names, database = change.mapper, change.names, self.database
         placeholders, params = self._placeholders(mapper, names, row)
         assignments = ", ".join(f"{mapper.by_name[name].sql} = {mark}" for name, mark in zip(names, placeholders))
-        sql = f"UPDATE {mapper.table} SET {assignments} WHERE {where_equal(_found_by(mapper))}"
+        sql = f"UPDATE {mapper.table} SET {assignments} WHERE {where_equal(found_by(mapper))}"
         params += row[len(names) :]
         if not database.returns_updated:
             _check_count(mapper, [change], database.fetch(sql, params).rowcount, "update")
@@ -253,7 +253,7 @@ class Persister:
             changes = [change for change in changes if not fell(change, self.fallout)]
         if not self.database.deletes_own_parents:
             self._part_from_themselves(mapper, changes)
-        for part in chunks(self.database, changes, len(_found_by(mapper))):
+        for part in chunks(self.database, changes, len(found_by(mapper))):
             blaming(
                 self.database,
                 part,
@@ -276,7 +276,7 @@ class Persister:
         return model in self._inserted or self.identity_map.has(model)
 
     def _delete(self, mapper: Mapper, changes: Sequence[Change]) -> None:
-        delete = mapper.statement("delete", lambda: Delete(mapper.table, _found_by(mapper)))
+        delete = mapper.statement("delete", lambda: Delete(mapper.table, found_by(mapper)))
         _check_count(mapper, changes, self.database.delete_rows(delete, _where(mapper, changes)), "delete")
 
     def put(self, change: Change, name: str, value: Any) -> None:
@@ -359,60 +359,8 @@ class Persister:
         return sql, params
 
 
-def _shapes(mapper: Mapper, instances: Sequence[Any]) -> dict[tuple[str, ...], list[Any]]:
-    """Return new objects by the columns to write: all, except where the database makes the value."""
-    if not mapper.optional:
-        return {mapper.names: list(instances)}
-    if mapper.optional == [mapper.generated]:
-        given = [instance for instance in instances if instance.__data__.get(mapper.generated) is not None]
-        if not given:
-            return {mapper.names_but_generated: list(instances)}
-    groups: dict[tuple[bool, ...], list[Any]] = {}
-    for instance in instances:
-        data = instance.__data__
-        left_out = tuple(
-            data.get(name) is None if name == mapper.generated else name not in data for name in mapper.optional
-        )
-        groups.setdefault(left_out, []).append(instance)
-    shapes = {}
-    for left_out, group in groups.items():
-        absent = {name for name, out in zip(mapper.optional, left_out) if out}
-        shapes[tuple(name for name in mapper.names if name not in absent)] = group
-    return shapes
-
-
 def _list(mapper: Mapper, names: Sequence[str]) -> str:
     return ", ".join(mapper.by_name[name].sql for name in names)
-
-
-class _Inserted(Columns):
-    """The columns that an INSERT gives values to, and what the database makes of the others."""
-
-    def __init__(self, database: Engine, mapper: Mapper, names: Sequence[str]) -> None:
-        super().__init__([mapper.by_name[name] for name in names])
-        self.made = [name for name in mapper.optional if name not in names]
-        self.keys = _keys_beside(mapper, self.made)
-        returned = [mapper.by_name[name].sql for name in self.keys + self.made]
-        self.silent = Insert(mapper.table, self.columns, [], database.default_values)
-        self.telling = Insert(mapper.table, self.columns, returned, database.default_values)
-
-
-class _Updated(Columns):
-    """The columns that an UPDATE gives values to."""
-
-    def __init__(self, mapper: Mapper, names: Sequence[str]) -> None:
-        super().__init__([mapper.by_name[name] for name in names])
-        self.update = Update(mapper.table, self.columns, _found_by(mapper))
-
-
-def _keys_beside(mapper: Mapper, made: Sequence[str]) -> list[str]:
-    """Return the columns of the key that tell the rows apart of which a statement returns what the database made."""
-    return [name for name in mapper.key_names if name not in made] if made else []
-
-
-def _found_by(mapper: Mapper) -> list[Column]:
-    """Return the columns by which a row is found that is to be written: a version must be the one that was known."""
-    return [*mapper.key_columns, mapper.by_name[mapper.version]] if mapper.version else mapper.key_columns
 
 
 def _where(mapper: Mapper, changes: Sequence[Change]) -> list[Sequence[Any]]:
