@@ -69,6 +69,7 @@ ROOMS = [
     "orm.postgresql",
     "orm.mysql",
     "orm.engine",
+    "orm.kind",
     "orm.cursor",
     "orm.pool",
     "orm.statements",

@@ -2,7 +2,8 @@
 
 An engine is a pooled Peewee database, and every Peewee tool works on it. `Engine.private` makes a session's twin of
 it: the same database with a connection of its own, taken from the engine's pool while the session needs one. This
-module has what all engines share; `sqlite`, `postgresql` and `mysql` have what each kind does in its own way.
+module has what all engines share, and `kind` that in which they differ, as most of them have it; `sqlite`, `postgresql`
+and `mysql` have what each does in its own way.
 """
 
 from __future__ import annotations
@@ -17,51 +18,26 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import peewee
 
 from .cursor import BufferedCursor, close_quietly
 from .errors import ArgumentError
 from .hooks import Listeners
+from .kind import Kind
 from .pool import Pool
 from .statements import Delete, Insert, Update
 
 statements = logging.getLogger("tent.data.sql")
 
 
-# What an engine makes of the error with which a first connection failed
-REFUSED = "refuses the user: correct 'user', 'password' and 'database', or grant the user what is missing"
-NO_DATABASE = "has no such database: create it (CREATE DATABASE …), or correct 'database'"
-UNREACHABLE = "can't be reached: start the server, or correct 'host' and 'port'"
-UNWILLING = "doesn't take the connection: see why, and mend it on the server or in the config"
-BAD_OPTION = "can't be used like this: correct the config, 'options' above all"
-
-
-class Engine(Pool):
+class Engine(Kind, Pool):
     """What all engines have; `connect` makes one.
 
     It is a real Peewee database, with a pool: `engine.atomic()` and every query that is executed on it work as with
     Peewee, on a connection for each thread.
     """
-
-    kind: ClassVar[str]
-    probe: ClassVar[str] = "SELECT 1"
-    batch: ClassVar[int] = 500  # rows in a statement that inserts or deletes
-    most_parameters: ClassVar[int] = 32_000  # of a statement
-    returns_inserted: ClassVar[bool] = True  # INSERT … RETURNING
-    tells_last_key: ClassVar[bool] = False  # the driver knows the key of one row for less than RETURNING takes
-    returns_updated: ClassVar[bool] = True  # UPDATE … RETURNING
-    native_times: ClassVar[tuple[Any, ...]] = (peewee.DateTimeField, peewee.DateField, peewee.TimeField)  # not text
-    default_values: ClassVar[str] = "DEFAULT VALUES"  # what is inserted of a row of which nothing is given
-    adds_foreign_keys: ClassVar[bool] = True  # to a table that there is
-    defers_foreign_keys: ClassVar[bool] = True  # to the end of the transaction, if they are DEFERRABLE
-    deletes_own_parents: ClassVar[bool] = True  # rows that refer to themselves
-    foreign_key: ClassVar[str] = "CONSTRAINT"  # what one is called that is dropped
-    table_settings = ""  # that tables are installed with
-    auto_increment = 1  # from one generated key to the next, where INSERT does not return them
-    undoes_ddl: ClassVar[bool] = True  # CREATE, ALTER and DROP are parts of a transaction
-    enforces_foreign_keys: bool = True
 
     place: str  # of the database, as a message shows it
     patience: float = 0  # seconds for which a database that is busy is tried when it is connected to
@@ -77,14 +53,6 @@ class Engine(Pool):
     _state: Any
     _own_state: Any
     _lock: Any
-
-    def diagnosis(self, problem: str) -> str:
-        """Return what can be said of the error with which the first connection failed, and its remedy."""
-        raise NotImplementedError
-
-    def unfit(self) -> str | None:
-        """Return why this library can't work with the database, which was reached, and the remedy; None if it can."""
-        return None
 
     def open_books(self, echo: bool) -> None:
         """Keep the books that an engine has beside Peewee's."""
@@ -187,11 +155,6 @@ class Engine(Pool):
         self.acquire()
         return True
 
-    @staticmethod
-    def describe(cursor: Any) -> Any:
-        """Return what the columns of a driver's cursor are, as the DB-API has it."""
-        return cursor.description
-
     def execute(self, query: Any, **context_options: Any) -> Any:
         if self.run is not None:
             return self.run(query)
@@ -244,38 +207,6 @@ class Engine(Pool):
         """Delete rows that are found by values, given by columns. Returns the number of rows that were found."""
         params = list(itertools.chain.from_iterable(zip(*columns)))
         return self.fetch(delete.of_rows(len(columns[0])), params).rowcount
-
-    def fits(self, columns: Sequence[Sequence[Any]]) -> bool:
-        """Tell whether the values of these columns fit into one statement."""
-        return True
-
-    @staticmethod
-    def adapter(kind: type) -> Callable[[Any], Any] | None:
-        """Return what the driver does to values of a type, where it takes long to find that out for each of them."""
-        return None
-
-    def array_type(self, field: Any) -> str | None:
-        """Return the type of an array of a field's values, if they can go as one."""
-        return None
-
-    def takes_name(self, name: str) -> bool:
-        """Tell whether a name of a table or column is short enough."""
-        return True
-
-    def new_keys(self, count: int) -> list[Any]:
-        """Return new generated keys, if they have to be known before the rows are inserted."""
-        return []
-
-    def note_given_keys(self, table: str, column: str, highest: int) -> None:
-        """Let the keys that are generated from now on be others than those that rows were inserted with."""
-
-    def trial(self, table: str, column: Any) -> str:
-        """Return SQL that shows, without writing anything, whether a value can be put into a column."""
-        return f"SELECT {column.placeholder}"
-
-    def column_in(self, error: Exception) -> str | None:
-        """Return the name of the column that an error says can't hold a value, if the database's errors do."""
-        return None
 
     def attempt(self, work: Callable[..., Any], *arguments: Any) -> None:
         """Do what may fail so that the transaction can go on after it: where need be, and with care, in a savepoint."""
@@ -363,10 +294,6 @@ class Engine(Pool):
         for sql in others:
             self.execute_sql(sql)
 
-    def beginning(self, isolation_level: str | None) -> Sequence[str]:
-        """Return the statements that begin a transaction."""
-        raise NotImplementedError
-
     def commit(self) -> None:
         self.execute_sql("COMMIT")
 
@@ -380,30 +307,6 @@ class Engine(Pool):
             self._state.transactions.clear()
             with contextlib.suppress(peewee.PeeweeException):
                 self.rollback()
-
-    def has_transaction(self) -> bool:
-        """Tell whether the connection is in a transaction: databases end one by themselves after some errors."""
-        raise NotImplementedError
-
-    def is_aborted(self) -> bool:
-        """Tell whether the transaction takes no more statements, after one that failed."""
-        return False
-
-    def is_lost(self) -> bool:
-        """Tell whether the connection is known to be lost."""
-        return False
-
-    def is_in_doubt(self, error: BaseException) -> bool:
-        """Tell whether a COMMIT that met this error may have been done all the same."""
-        return self.is_lost()
-
-    def is_retryable(self, error: BaseException) -> bool:
-        """Tell whether the work that met this error may succeed when it is done again from its start."""
-        raise NotImplementedError
-
-    def is_outage(self, error: BaseException) -> bool:
-        """Tell whether the work was not done for want of a server, which another or the same one may be in a while."""
-        return False
 
     # Connections
 

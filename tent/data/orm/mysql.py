@@ -17,7 +17,8 @@ from pymysql.cursors import SSCursor
 from .config import Checked, places
 from .cursor import close_quietly
 from .dialect import MysqlJSON
-from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, UNWILLING, Engine
+from .engine import Engine
+from .kind import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, UNWILLING
 from .statements import Update
 
 # The numbers of errors after which work is to be repeated (https://mariadb.com/kb/en/mariadb-error-code-reference/):

@@ -19,8 +19,9 @@ from psycopg.types.string import TextLoader
 from .config import Checked, places
 from .cursor import BufferedCursor, close_quietly
 from .dialect import PostgresqlJSON
-from .engine import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, UNWILLING, Engine
+from .engine import Engine
 from .errors import ArgumentError
+from .kind import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, UNWILLING
 from .statements import Insert, Update, are_arrays
 
 # What PostgreSQL and CockroachDB say when work is to be repeated (https://www.postgresql.org/docs/current/
