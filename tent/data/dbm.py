@@ -107,12 +107,12 @@ from tent.data.orm.errors import (
     UnsavedChangesWarning,
 )
 from tent.data.orm.listening import listen, listens_for, unlisten
-from tent.data.orm.model import Base, TableMixin, declarative_base
+from tent.data.orm.model import Base, TableMixin, declarative_base, make_transient
 from tent.data.orm.query import Query
 from tent.data.orm.result import Result
 from tent.data.orm.running import ScopedSession, open_session, run_transaction, scoped_session, transaction
 from tent.data.orm.schema import install_tables, uninstall_tables
-from tent.data.orm.session import Session, make_transient
+from tent.data.orm.session import Session
 from tent.data.orm.version import UpdatedAtField, Version, VersionField
 
 __all__ = [

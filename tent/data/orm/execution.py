@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -74,6 +75,25 @@ class Execution:
         if isinstance(query, peewee.RawQuery):
             sql = with_marks(sql, params, self.database.param)
         return self._fetch(sql, params, getattr(query, "locks", False))
+
+    @exclusive
+    def execute(self, query: Any, params: Sequence[Any] | Mapping[str, Any]) -> Any:
+        """Run any Peewee query, or SQL; see `Session.execute`."""
+        if isinstance(query, str):
+            return self.run_sql(query, params)
+        if isinstance(query, Query):
+            return Result(query.all())
+        if not isinstance(query, peewee.BaseQuery):
+            raise ArgumentError(f"execute() takes a Peewee query or SQL, not {query!r}.")
+        found = query.clone().execute(self.database)
+        if isinstance(found, Result) or not isinstance(found, peewee.CursorWrapper):
+            return found
+        return Result(list(found))
+
+    def columns(self, query: Any, params: Any) -> Result[Any]:
+        """Run any query for the rows of its columns, or its objects."""
+        found = self.execute(_of_columns(query), params)
+        return found if isinstance(found, Result) else Result([found])
 
     @exclusive
     def run_sql(self, sql: str, params: Sequence[Any] | Mapping[str, Any]) -> Result[Any]:
@@ -280,3 +300,12 @@ class Execution:
         """Make the objects of a query's rows."""
         loader = self.unit.loader
         return shaped(loader, loader.mapper(model_of(query.model)), query, cursor)
+
+
+def _of_columns(query: Any) -> Any:
+    """Return a select of some columns of a model as one that gives them, not objects that have just these."""
+    if not isinstance(query, peewee.ModelSelect) or isinstance(query, Query):
+        return query
+    whole = query.model._meta.sorted_fields
+    selected = [getattr(column, "field", column) for column in query.selected_columns]
+    return query if all(map(operator.is_, whole, selected)) and len(selected) >= len(whole) else query.tuples()

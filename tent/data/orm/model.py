@@ -13,7 +13,7 @@ from peewee import make_snake_case  # type: ignore[attr-defined]
 
 from . import accessors, many_to_many, mutable, tracking
 from .dialect import AnyEngine, write_json
-from .errors import ArgumentError, InvalidRequestError, shown
+from .errors import ArgumentError, InvalidRequestError, UnmappedInstanceError, article, shown
 from .peers import Peers
 from .select import Alias, Raw, Select
 from .version import Version
@@ -263,9 +263,7 @@ class ModelRoot(peewee.Model):
         twin = type(self).__new__(type(self))
         twin.__data__ = {name: mutable.plain(value) for name, value in self.__data__.items()}
         twin.__rel__ = dict(self.__rel__)
-        if self._meta.auto_increment:
-            twin.__data__.pop(self._meta.primary_key.name, None)  # type: ignore[union-attr]
-        twin._given = set(twin.__data__)
+        _renew(twin)
         return twin
 
     def __deepcopy__(self: _Self, memo: dict[int, Any]) -> _Self:
@@ -313,6 +311,37 @@ def declarative_base() -> Any:
     Models of two such bases can have tables of one name; `install_tables(engine, models=ThatBase)` installs its own.
     """
     return type("Base", (ModelRoot,), {"__abstract__": True, "registry": Registry(), "__doc__": Base.__doc__})
+
+
+def make_transient(instance: ModelRoot) -> None:
+    """Make an object one that has no row and no session: adding it inserts a new row. A generated key is taken off."""
+    refuse_unmapped(instance)
+    session = tracking.session_of(instance)
+    if session is not None:
+        session.expunge(instance)
+    instance._committed, instance._owner = None, None
+    _renew(instance)
+
+
+def _renew(instance: ModelRoot) -> None:
+    """Take a generated key off an object, so that its values are those that a new one was given."""
+    if instance._meta.auto_increment:
+        instance.__data__.pop(instance._meta.primary_key.name, None)  # type: ignore[union-attr]
+    instance._given = set(instance.__data__)
+
+
+def refuse_unmapped(instance: Any) -> None:
+    """Raise `UnmappedInstanceError` for what is no object of a model."""
+    if isinstance(instance, ModelRoot):
+        return
+    if isinstance(instance, type):
+        raise UnmappedInstanceError(
+            f"{instance!r} is a class; an object of it was expected, such as {instance.__name__}(…)."
+        )
+    raise UnmappedInstanceError(
+        f"{instance!r} is {article(type(instance).__name__)}; an object of a model was expected, that is of a "
+        "class that inherits from dbm.Base."
+    )
 
 
 def _check_settable(instance: Any, name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import sys
 import threading
 import warnings
@@ -12,17 +11,15 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
-import peewee
-
 from . import merging
 from .engine import Engine, isolation
-from .errors import ArgumentError, InvalidRequestError, UnmappedInstanceError, UnsavedChangesWarning, article
+from .errors import ArgumentError, InvalidRequestError, UnsavedChangesWarning
 from .events import Events
 from .execution import Execution
 from .guard import exclusive, used_at_once
 from .handles import NestedTransaction, RootTransaction
 from .identity import IdentityMap
-from .model import ModelRoot
+from .model import ModelRoot, refuse_unmapped
 from .query import Query
 from .result import Result
 from .tracking import CLEAN, DELETED, Unknown, changed_names, committed_value, session_of, state_of
@@ -361,30 +358,20 @@ class Session:
         """
         return Query.of(self, *entities)
 
-    @exclusive
     def execute(self, query: Any, params: Sequence[Any] | Mapping[str, Any] = ()) -> Any:
         """Run any Peewee query, or SQL with parameters, and return its `Result`: of a write, what Peewee returns.
 
         Selects of models give the session's objects, SQL gives named rows. Writing begins a transaction.
         """
-        if isinstance(query, str):
-            return self._execution.run_sql(query, params)
-        if isinstance(query, Query):
-            return Result(query.all())
-        if not isinstance(query, peewee.BaseQuery):
-            raise ArgumentError(f"execute() takes a Peewee query or SQL, not {query!r}.")
-        found = query.clone().execute(self._execution.database)
-        if isinstance(found, Result) or not isinstance(found, peewee.CursorWrapper):
-            return found
-        return Result(list(found))
+        return self._execution.execute(query, params)
 
     def scalars(self, query: Any, params: Any = ()) -> Result[Any]:
         """Run a query and return the first column of each row; of a query for objects, the objects."""
-        return Result(_result(self.execute(_of_columns(query), params)).scalars())
+        return Result(self._execution.columns(query, params).scalars())
 
     def scalar(self, query: Any, params: Any = ()) -> Any:
         """Run a query and return the first column of the first row, or None."""
-        return _result(self.execute(_of_columns(query), params)).scalar()
+        return self._execution.columns(query, params).scalar()
 
     @property
     def autoflush(self) -> bool:
@@ -413,42 +400,3 @@ class Session:
         refuse_unmapped(instance)
         if session_of(instance) is not self:
             raise InvalidRequestError(f"{instance!r} is {state_of(instance)} and not in this session.")
-
-
-def refuse_unmapped(instance: Any) -> None:
-    """Raise `UnmappedInstanceError` for what is no object of a model."""
-    if isinstance(instance, ModelRoot):
-        return
-    if isinstance(instance, type):
-        raise UnmappedInstanceError(
-            f"{instance!r} is a class; an object of it was expected, such as {instance.__name__}(…)."
-        )
-    raise UnmappedInstanceError(
-        f"{instance!r} is {article(type(instance).__name__)}; an object of a model was expected, that is of a "
-        "class that inherits from dbm.Base."
-    )
-
-
-def make_transient(instance: ModelRoot) -> None:
-    """Make an object one that has no row and no session: adding it inserts a new row. A generated key is taken off."""
-    refuse_unmapped(instance)
-    session = session_of(instance)
-    if session is not None:
-        session.expunge(instance)
-    instance._committed, instance._owner = None, None
-    if instance._meta.auto_increment:
-        instance.__data__.pop(instance._meta.primary_key.name, None)  # type: ignore[union-attr]
-    instance._given = set(instance.__data__)
-
-
-def _of_columns(query: Any) -> Any:
-    """Return a select of some columns of a model as one that gives them, not objects that have just these."""
-    if not isinstance(query, peewee.ModelSelect) or isinstance(query, Query):
-        return query
-    whole = query.model._meta.sorted_fields
-    selected = [getattr(column, "field", column) for column in query.selected_columns]
-    return query if all(map(operator.is_, whole, selected)) and len(selected) >= len(whole) else query.tuples()
-
-
-def _result(found: Any) -> Result[Any]:
-    return found if isinstance(found, Result) else Result([found])
