@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .select import Select
@@ -69,11 +69,6 @@ class Plain(Select):
     def selected_columns(self, columns: Any) -> None:
         self._returning = columns
         self._is_plain = False
-
-    def _with_conditions(self: P, found: Iterable[Any]) -> P:
-        query = self._plain_copy()
-        query._conditions = (*self._conditions, *found)
-        return query
 
     def _with(self: P, **attributes: Any) -> P:
         query = self._plain_copy() if self._is_plain else self.clone()

@@ -81,7 +81,7 @@ class Query(Plain, Generic[T]):
         if self._is_plain:
             found = [one for expression in expressions for one in conditions(self.model, expression)]
             if None not in found:
-                return self._with_conditions(found)
+                return self._with(_conditions=(*self._conditions, *found))
         return super().where(*expressions) if expressions else self.clone()
 
     def filter(self, *expressions: Any, **django: Any) -> Query[T]:
@@ -113,7 +113,7 @@ class Query(Plain, Generic[T]):
         if self._is_plain:
             found = [equal(field, value) for field, value in fields]
             if None not in found:
-                return self._with_conditions(found)
+                return self._with(_conditions=(*self._conditions, *found))
         return self.where(*(getattr(model, field.name) == value for field, value in fields))
 
     def order_by(self, *columns: Any) -> Query[T]:
@@ -156,12 +156,6 @@ class Query(Plain, Generic[T]):
         """Return the query with another model, or query, joined: `session.query(User).join(Profile)`."""
         self._refuse_after_limit("join")
         return super().join(dest, join_type, on, src, attr)
-
-    def left_outer_join(  # type: ignore[override]
-        self, dest: Any, on: Any = None, src: Any = None, attr: Any = None
-    ) -> Query[T]:
-        """Return the query with another model joined, where rows that have none of it are kept."""
-        return self.join(dest, peewee.JOIN.LEFT_OUTER, on, src, attr)
 
     def yield_per(self, count: int) -> Query[T]:
         """Return the query so that iterating it loads `count` rows at a time, in constant memory."""

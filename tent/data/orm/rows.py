@@ -10,7 +10,7 @@ from typing import Any
 
 Row = Sequence[Any]
 Values = Sequence[Any]
-ReadAll = Callable[[Values], Values]  # it raises for values that want more care, each by itself
+ReadAll = Callable[[Values], Values]  # one that is tried may raise, for values that want more care, each by itself
 
 
 def columns_of(rows: Sequence[Row]) -> list[Values]:

@@ -15,7 +15,7 @@ from .loading import Loader
 from .mapper import Mapper
 from .peers import Peers
 from .result import Result
-from .rows import Row, Values, columns_of, dicts
+from .rows import ReadAll, Row, Values, columns_of, dicts
 from .select import ROWS, is_entity, model_of
 
 
@@ -33,15 +33,12 @@ def shaped(loader: Loader, mapper: Mapper, query: Any, cursor: BufferedCursor) -
     return _GraphPlan(loader, query, cursor.description)(cursor.rows)
 
 
-Read = Callable[[Values], Values]  # all values of a column, of which there is one at least
-
-
-def _columns_of_model(mapper: Mapper) -> Iterator[tuple[str, Read | None]]:
+def _columns_of_model(mapper: Mapper) -> Iterator[tuple[str, ReadAll | None]]:
     """Go through the columns of a model's whole rows: their names, and what reads their values, if they need it."""
     return ((column.name, column.read if column.decode is not None else None) for column in mapper.columns)
 
 
-def _columns_of_query(loader: Loader, query: Any, cursor: BufferedCursor) -> Iterator[tuple[str, Read | None]]:
+def _columns_of_query(loader: Loader, query: Any, cursor: BufferedCursor) -> Iterator[tuple[str, ReadAll | None]]:
     """Go through the columns of any query, as Peewee understands them."""
     if not cursor.rows:
         return
@@ -55,7 +52,7 @@ def _columns_of_query(loader: Loader, query: Any, cursor: BufferedCursor) -> Ite
             yield name, None if convert is None else functools.partial(_read_each, convert)
 
 
-def _rows(kind: Any, columns: Sequence[tuple[str, Read | None]], rows: Sequence[Row]) -> list[Any]:
+def _rows(kind: Any, columns: Sequence[tuple[str, ReadAll | None]], rows: Sequence[Row]) -> list[Any]:
     """Return rows as dicts, tuples or named tuples."""
     if not rows:
         return []
@@ -73,7 +70,7 @@ def _rows(kind: Any, columns: Sequence[tuple[str, Read | None]], rows: Sequence[
     return list(map(_row_class(names)._make if kind == peewee.ROW.NAMED_TUPLE else tuple, tuples))
 
 
-def _reader(loader: Loader, field: Any) -> Read | None:
+def _reader(loader: Loader, field: Any) -> ReadAll | None:
     """Return what reads a column of a field's values."""
     own = field.field if isinstance(field, peewee.FieldAlias) else field
     column = loader.mapper(own.model).by_name[own.name]
@@ -126,7 +123,7 @@ class _GraphPlan:
                 _refuse_name_of_field(model_of(query.model), name)
                 self.values.append((position, name, convert))
             else:
-                source = _source_of(field)
+                source = field.source if isinstance(field, peewee.FieldAlias) else field.model
                 if source not in self.parts:
                     self.parts[source] = _Part(loader, source)
                 self.parts[source].add(position, name)
@@ -177,10 +174,6 @@ class _RowPlan:
         return Result(list(map(self.row._make, zip(*(make(rows, columns) for make in self.makers)))))
 
 
-def _source_of(field: Any) -> Any:
-    return field.source if isinstance(field, peewee.FieldAlias) else field.model
-
-
 def _attach(owner: Any, attribute: str, related: Any) -> None:
     field = owner._meta.fields.get(attribute)
     if not isinstance(field, peewee.ForeignKeyField):
@@ -197,13 +190,13 @@ def _refuse_name_of_field(model: Any, name: str) -> None:
         )
 
 
-def _values(position: int, read: Read | None) -> Callable[[Sequence[Row], Sequence[Values]], Values]:
+def _values(position: int, read: ReadAll | None) -> Callable[[Sequence[Row], Sequence[Values]], Values]:
     if read is None:
         return lambda rows, columns: columns[position]
     return lambda rows, columns: read(columns[position])
 
 
-def _converter(loader: Loader, node: Any) -> Read | None:
+def _converter(loader: Loader, node: Any) -> ReadAll | None:
     """Return the conversion of a selected column: its field's, or the one that Peewee gives an expression."""
     inner = node.unwrap() if isinstance(node, peewee.Node) else node
     if isinstance(inner, peewee.Field):
