@@ -39,6 +39,7 @@ ROOMS = [
     "orm.unit_of_work",
     "orm.history",
     "orm.ordering",
+    "orm.planning",
     "orm.persister",
     "orm.cascading",
     "orm.blame",

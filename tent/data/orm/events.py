@@ -9,7 +9,7 @@ from . import hooks
 from .engine import Engine
 from .errors import FlushError, InvalidRequestError
 from .hooks import Listeners
-from .ordering import Plan
+from .planning import Plan
 from .tracking import changed_names
 from .unit_of_work import UnitOfWork
 

@@ -10,6 +10,7 @@ from .blame import name_stale
 from .errors import FlushError, InvalidRequestError, StaleDataError
 from .history import Scope, Snapshot, take_back
 from .persister import Persister
+from .planning import compute_plan
 from .settling import Settlement
 from .writing import write
 
@@ -33,7 +34,7 @@ class Attempt:
                 self._begin()
                 transaction.events.before_flush()
             self._came_along = unit.register_reachable()
-            plan = unit.plan()
+            plan = compute_plan(unit)
             self._check()
             if plan:
                 self._begin()
@@ -104,7 +105,7 @@ class Attempt:
         database.is_careful = True
         try:
             again._begin()
-            write(self._transaction.unit.plan(), again._persister)
+            write(compute_plan(self._transaction.unit), again._persister)
         except (peewee.PeeweeException, FlushError) as its_own:
             return its_own if type(its_own) is type(error) else error
         finally:

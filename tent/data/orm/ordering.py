@@ -7,71 +7,17 @@ import itertools
 import random
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import peewee
 
 from .cascading import SET_DEFAULT, SET_NULL, action
-from .change import Change, Groups
+from .change import Change
 from .commit_order import Edge, components
 from .mapper import Mapper
+from .planning import Plan
 
-K = TypeVar("K")
 Slot = tuple[Any, tuple[str, ...], tuple[Any, ...]]  # a model, the names of unique columns, and their values
-
-
-class Plan:
-    """What one flush writes: new objects by their tables, and changes in groups.
-
-    A new object with the key of a deleted one takes over its row: it is in `updates`, and in `switched`.
-    """
-
-    def __init__(self, new: dict[Mapper, list[Any]], updates: Groups, deletes: Groups) -> None:
-        self.new = new
-        self.updates = updates
-        self.deletes = deletes
-        self.switched: list[Change] = []
-        if new and deletes:
-            self._switch_rows()
-
-    def __bool__(self) -> bool:
-        return bool(self.new or self.updates or self.deletes)
-
-    def inserts(self) -> Iterator[Change]:
-        """Go through the new objects, as changes."""
-        for mapper, instances in self.new.items():
-            for instance in instances:
-                yield Change("insert", instance, mapper, mapper.names)
-
-    def updated(self) -> Iterator[Change]:
-        """Go through the changes of rows."""
-        return itertools.chain.from_iterable(self.updates.values())
-
-    def deleted(self) -> Iterator[Change]:
-        """Go through the deletions of rows."""
-        return itertools.chain.from_iterable(self.deletes.values())
-
-    def operations(self) -> list[Change]:
-        """Return all that is to be written."""
-        return [*self.inserts(), *self.updated(), *self.deleted()]
-
-    def _switch_rows(self) -> None:
-        deleted = {(change.mapper.model, change.key): change for change in self.deleted()}
-        gone: set[int] = set()
-        for insert in self.inserts():
-            mapper = insert.mapper
-            former = deleted.pop((mapper.model, mapper.key_given(insert.instance.__data__)), None)
-            if former is not None:
-                given = insert.instance._given or ()
-                left = {*mapper.key_names, *({mapper.version} - set(given))}
-                names = tuple(name for name in mapper.names if name not in left)
-                change = Change("update", insert.instance, mapper, names, former.key, row=former.instance)
-                self.switched.append(change)
-                self.updates.setdefault((mapper, names), []).append(change)
-                gone |= {id(former), id(insert.instance)}
-        if gone:
-            self.deletes = _without(gone, self.deletes)
-            self.new = _without(gone, self.new)
 
 
 def groups_of_tables(mappers: Iterable[Mapper]) -> list[list[Mapper]]:
@@ -244,11 +190,6 @@ def _maker(field: Any) -> Callable[[], Any] | None:
     if isinstance(field, peewee.DateField):
         return lambda: datetime.date.fromordinal(random.randrange(1, 2**19))
     return None
-
-
-def _without(gone: set[int], groups: dict[K, list[Any]]) -> dict[K, list[Any]]:
-    left = {key: [one for one in some if id(one) not in gone] for key, some in groups.items()}
-    return {key: some for key, some in left.items() if some}
 
 
 def by(key: Callable[[Any], Any], items: Iterable[Any]) -> dict[Any, list[Any]]:

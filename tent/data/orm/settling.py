@@ -12,9 +12,9 @@ from .change import grouped
 from .column import Column
 from .history import Deleted, Inserted, Step, Updated
 from .mapper import Mapper
-from .ordering import Plan
 from .peers import Peers
 from .persister import Fill, Persister
+from .planning import Plan
 from .tracking import CLEAN, DELETED
 from .unit_of_work import UnitOfWork
 

@@ -1,30 +1,27 @@
 """The unit of work: what is new, dirty and deleted in a session.
 
-A flush goes one way: `plan` looks at the objects and changes nothing, `writing.write` runs the statements, and a
+A flush goes one way: `planning` looks at the objects and changes nothing, `writing` runs the statements, and a
 `Settlement` makes the objects agree with the rows, with a log by which a rollback takes it all back.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import operator
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import peewee
 
 from .cascading import affected
-from .change import Change, Groups
 from .engine import Engine
 from .errors import FlushError, InvalidRequestError
 from .history import Unseen, restore
 from .identity import IdentityMap
 from .loading import Loader
 from .mapper import Mapper
-from .ordering import Plan
 from .peers import Answer
+from .planning import Plan
 from .relation import along
 from .tracking import CLEAN, DELETED, Owner, changed_names, committed_value, has_row, session_of
 
@@ -241,8 +238,6 @@ class UnitOfWork:
                 return keys
         return [self.identity_of(instance)[1] for instance in instances]
 
-    # Planning: nothing changes
-
     def has_pending(self) -> bool:
         """Return whether there may be something to flush."""
         return bool(self.new or self.dirty or self.deleted)
@@ -251,67 +246,6 @@ class UnitOfWork:
         """Return the objects that have changes which no flush has written."""
         changed = {number: instance for number, instance in self.dirty.items() if changed_names(instance)}
         return {**self.new, **changed, **self.deleted}
-
-    def plan(self) -> Plan:
-        """Return what a flush has to write."""
-        new: dict[Mapper, list[Any]] = {}
-        for model, instances in itertools.groupby(self.new.values(), type):
-            new.setdefault(self.loader.mapper(model), []).extend(instances)
-        updates = self._compute_updates() if self.dirty else {}
-        plan = Plan(new, updates, self._compute_deletes() if self.deleted else {})
-        if new:
-            self._refuse_collisions(plan)
-        return plan
-
-    def _compute_deletes(self) -> Groups:
-        deleted: dict[tuple[Mapper, tuple[str, ...]], list[Any]] = {}
-        for model, instances in itertools.groupby(self.deleted.values(), type):
-            deleted.setdefault((self.loader.mapper(model), ()), []).extend(instances)
-        return self._changes("delete", deleted)
-
-    def _compute_updates(self) -> Groups:
-        changed: dict[tuple[Mapper, tuple[str, ...]], list[Any]] = {}
-        for model, instances in itertools.groupby(self.dirty.values(), type):
-            mapper = self.loader.mapper(model)
-            for instance in instances:
-                names = tuple(changed_names(instance))
-                if names and id(instance) not in self.deleted:
-                    changed.setdefault((mapper, mapper.in_order(names)), []).append(instance)
-        groups = self._changes("update", changed)
-        for changes in groups.values():
-            if len(changes) > 1:
-                with contextlib.suppress(TypeError):
-                    # In the order of their keys, so that two sessions don't lock rows crosswise; where keys of several
-                    # types have no order, in that of the changes.
-                    changes.sort(key=operator.attrgetter("key"))
-        return dict(sorted(groups.items(), key=_table_and_names)) if len(groups) > 1 else groups
-
-    def _changes(self, verb: str, groups: Mapping[tuple[Mapper, tuple[str, ...]], Sequence[Any]]) -> Groups:
-        return {
-            (mapper, names): [
-                Change(verb, instance, mapper, names, key)
-                for instance, key in zip(instances, self.keys_of(mapper, instances))
-            ]
-            for (mapper, names), instances in groups.items()
-        }
-
-    def _refuse_collisions(self, plan: Plan) -> None:
-        """Refuse a new object whose key another object of the session has: the database would, less clearly."""
-        taken = []
-        for mapper, instances in plan.new.items():
-            for instance in instances:
-                if mapper.generated is None or instance.__data__.get(mapper.generated) is not None:
-                    key = mapper.key_given(instance.__data__)
-                    known = None if key is None else self.identity_map.find(mapper.model, key)
-                    if known is not None:
-                        taken.append((instance, known))
-        leaving = {id(change.instance) for change in [*plan.updated(), *plan.deleted()]} if taken else set()
-        for instance, known in taken:
-            if id(known) not in leaving:
-                raise FlushError(
-                    f"{instance!r} is new and has the key of {known!r}, which is in the session and has a row. "
-                    "Change that one, or use session.merge(obj)."
-                )
 
     # Keeping in agreement
 
@@ -406,8 +340,3 @@ class UnitOfWork:
         for answer in self.answers or ():
             answer.found.clear()
         self.answers = None
-
-
-def _table_and_names(group: tuple[tuple[Mapper, tuple[str, ...]], list[Change]]) -> tuple[str, tuple[str, ...]]:
-    (mapper, names), _ = group
-    return mapper.table, names

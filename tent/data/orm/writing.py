@@ -9,7 +9,6 @@ from .change import Change, grouped
 from .commit_order import CycleError, Edge, levels
 from .errors import CircularDependencyError, FlushError
 from .ordering import (
-    Plan,
     ValuesOnTheWay,
     by,
     edges_of,
@@ -20,6 +19,7 @@ from .ordering import (
     path,
 )
 from .persister import Persister
+from .planning import Plan
 
 _SHOWN = 4  # rows of a cycle in a message
 
