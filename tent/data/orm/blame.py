@@ -21,14 +21,8 @@ _REMEDY = (
 )
 
 
-def blaming(
-    database: Engine,
-    items: Sequence[Any],
-    context: str,
-    write: Callable[[Sequence[Any]], None],
-    instance_of: Callable[[Any], Any] = lambda item: item,
-) -> None:
-    """Write a batch. If it fails, write its items one by one to find the object whose error it is.
+def blaming(database: Engine, items: Sequence[Any], context: str, write: Callable[[Sequence[Any]], None]) -> None:
+    """Write a batch of objects, or changes. If it fails, write them one by one to find the one whose error it is.
 
     Where the database takes no more statements after an error, the error of a batch has the attribute `is_blind`.
     After one that is no object's, as of a lock that was not free, nobody is looked for: each would wait for it again.
@@ -45,12 +39,16 @@ def blaming(
         if database.is_aborted() or database.is_retryable(error):
             named = len(items) == 1 and isinstance(error, (peewee.IntegrityError, peewee.OperationalError))
             error.is_blind = not named and not database.is_retryable(error)  # type: ignore[attr-defined]
-            instance = instance_of(items[0]) if named else None
+            instance = _instance_of(items[0]) if named else None
             raise explain(error, context.format(repr(instance) if named else "objects"), instance) from error.__cause__
         item, error = _culprit(database, items, error, write)
-        instance = instance_of(item)
+        instance = _instance_of(item)
         error = _with_value(database, instance, error)
         raise explain(error, context.format(repr(instance)), instance) from error.__cause__
+
+
+def _instance_of(item: Any) -> Any:
+    return item.instance if isinstance(item, Change) else item
 
 
 def in_parts(parts: Iterable[Sequence[Any]], write: Callable[[Sequence[Any]], None]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -88,13 +88,8 @@ class Persister:
             if keys:
                 self.fill(new, mapper.generated, keys)
         for names, group in shapes_of(mapper, instances).items():
-            for part in chunks(self.database, group, len(names)):
-                blaming(
-                    self.database,
-                    part,
-                    "inserting {} into " + mapper.table,
-                    lambda rows: self._insert(mapper, names, rows),
-                )
+            context = "inserting {} into " + mapper.table
+            self._write(group, len(names), context, lambda some: self._insert(mapper, names, some))
 
     def _insert(self, mapper: Mapper, names: tuple[str, ...], instances: Sequence[Any]) -> None:
         written = mapper.statement(("insert", names), lambda: InsertedColumns(self.database, mapper, names))
@@ -194,14 +189,8 @@ class Persister:
         if have_versions:
             groups = grouped(itertools.chain.from_iterable(groups.values()))
         for (mapper, names), group in groups.items():
-            for part in chunks(self.database, group, 1, most=10_000):
-                blaming(
-                    self.database,
-                    part,
-                    "updating {} in " + mapper.table,
-                    lambda some: self._update(mapper, names, some),
-                    lambda change: change.instance,
-                )
+            context = "updating {} in " + mapper.table
+            self._write(group, 1, context, lambda some: self._update(mapper, names, some), most=10_000)
 
     def _update(self, mapper: Mapper, names: tuple[str, ...], changes: Sequence[Change]) -> None:
         updated = mapper.statement(("update", names), lambda: UpdatedColumns(mapper, names))
@@ -253,14 +242,8 @@ class Persister:
             changes = [change for change in changes if not fell(change, self.fallout)]
         if not self.database.deletes_own_parents:
             self._part_from_themselves(mapper, changes)
-        for part in chunks(self.database, changes, len(found_by(mapper))):
-            blaming(
-                self.database,
-                part,
-                "deleting {} from " + mapper.table,
-                lambda some: self._delete(mapper, some),
-                lambda change: change.instance,
-            )
+        context = "deleting {} from " + mapper.table
+        self._write(changes, len(found_by(mapper)), context, lambda some: self._delete(mapper, some))
 
     def _part_from_themselves(self, mapper: Mapper, changes: Sequence[Change]) -> None:
         """Let rows that are about to be deleted refer to themselves no more, where they can refer to nothing."""
@@ -295,6 +278,18 @@ class Persister:
             change.key = tuple(value if name == n else part for n, part in zip(names, change.key))
 
     # What they share
+
+    def _write(
+        self,
+        items: Sequence[Any],
+        width: int,
+        context: str,
+        write: Callable[[Sequence[Any]], None],
+        most: int | None = None,
+    ) -> None:
+        """Write objects, or changes, in statements that take `width` parameters for each."""
+        for part in chunks(self.database, items, width, most):
+            blaming(self.database, part, context, write)
 
     def fill(self, instances: Sequence[Any], name: str, values: Sequence[Any]) -> None:
         """Put values that the flush has made into a column of objects."""
