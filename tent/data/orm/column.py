@@ -64,11 +64,6 @@ def _type_in_rows(kind: Any) -> tuple[type, ...] | None:
 class Column:
     """A field on an engine: how its values go into a statement, and come out of a row."""
 
-    __slots__ = (
-        "adapter", "array", "decode", "encode", "field", "has_default", "is_mutable", "is_naive", "name", "native",
-        "nulls", "placeholder", "read_all", "sql", "treatment", "type",
-    )  # fmt: skip
-
     def __init__(self, field: Any, engine: Engine) -> None:
         base = _converting(field)
         kind = type(base)
