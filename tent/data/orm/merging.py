@@ -24,20 +24,19 @@ def merge(execution: Any, source: Any, load: bool) -> Any:
         return _adopt(unit, mapper, key, source)
     execution.prepare()
     target = None if key is None else execution.get(mapper.model, key)
+    values = {name: source.__data__[name] for name in _names_set(source)}
     if target is None:
         target = mapper.model.__new__(mapper.model)
         target.__data__, target.__rel__, target._given = mapper.model._meta.get_default_dict(), {}, set()
         unit.register_new(target)
-    elif mapper.version in _names_set(source) and target.__data__.get(mapper.version) != source.__data__.get(
-        mapper.version
-    ):
+    elif mapper.version in values and target.__data__.get(mapper.version) != values[mapper.version]:
         raise StaleDataError(
-            f"{source!r} can't be merged: it has {mapper.version} {source.__data__.get(mapper.version)}, and its row "
-            f"has {target.__data__.get(mapper.version)}.",
+            f"{source!r} can't be merged: it has {mapper.version} {values[mapper.version]}, and its row has "
+            f"{target.__data__.get(mapper.version)}.",
             source,
         )
-    for name in _names_set(source):
-        setattr(target, name, mutable.plain(source.__data__[name]))
+    for name, value in values.items():
+        setattr(target, name, mutable.plain(value))
     if target._committed is None:
         unit.register_key(target)
     return target

@@ -35,7 +35,7 @@ def dicts(names: Sequence[str], columns: Sequence[Values]) -> list[dict[str, Any
 
 
 def reader_of(convert: Callable[[Any], Any]) -> ReadAll:
-    """Return what converts all values of a column by a function that is written in C."""
+    """Return what converts all values of a column by a function for one."""
     return lambda values: list(map(convert, values))
 
 

@@ -15,7 +15,7 @@ from .loading import Loader
 from .mapper import Mapper
 from .peers import Peers
 from .result import Result
-from .rows import ReadAll, Row, Values, columns_of, dicts
+from .rows import ReadAll, Row, Values, columns_of, dicts, reader_of
 from .select import ROWS, is_entity, model_of
 
 
@@ -49,7 +49,7 @@ def _columns_of_query(loader: Loader, query: Any, cursor: BufferedCursor) -> Ite
         if isinstance(field, peewee.Field) and convert == field.python_value:
             yield name, _reader(loader, field)
         else:
-            yield name, None if convert is None else functools.partial(_read_each, convert)
+            yield name, None if convert is None else reader_of(convert)
 
 
 def _rows(kind: Any, columns: Sequence[tuple[str, ReadAll | None]], rows: Sequence[Row]) -> list[Any]:
@@ -75,10 +75,6 @@ def _reader(loader: Loader, field: Any) -> ReadAll | None:
     own = field.field if isinstance(field, peewee.FieldAlias) else field
     column = loader.mapper(own.model).by_name[own.name]
     return None if column.decode is None else column.read
-
-
-def _read_each(convert: Callable[[Any], Any], values: Values) -> Values:
-    return list(map(convert, values))
 
 
 class _Part:
@@ -207,7 +203,7 @@ def _converter(loader: Loader, node: Any) -> ReadAll | None:
         first = first.unwrap() if isinstance(first, peewee.Node) else first
         if isinstance(first, peewee.Field):
             convert = peewee.safe_python_value(first.python_value)
-    return None if convert is None else functools.partial(_read_each, convert)
+    return None if convert is None else reader_of(convert)
 
 
 def _coerces(function: Any) -> bool:
