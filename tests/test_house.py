@@ -74,7 +74,7 @@ ROOMS = [
     "orm.cursor",
     "orm.pool",
     "orm.statements",
-    "orm.dialect",
+    "orm.json_sql",
     "orm.mutable",
     "orm.rows",
     "orm.shapes",

@@ -14,7 +14,7 @@ import peewee
 import pytest
 
 from tent.data import dbm
-from tent.data.orm.dialect import MysqlJSON, PostgresqlJSON, write_json
+from tent.data.orm.json_sql import MysqlJSON, PostgresqlJSON, write_json
 
 Model = dbm.declarative_base()
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import peewee
 
-from .dialect import read_json
 from .engine import Engine, quoted
 from .errors import article, shown
+from .json_sql import read_json
 from .rows import ReadAll, Values, read_decimals, read_json_texts, read_present, reader_of
 from .tracking import MutableAccessor
 

@@ -12,8 +12,8 @@ import peewee
 from peewee import make_snake_case  # type: ignore[attr-defined]
 
 from . import accessors, many_to_many, mutable, tracking
-from .dialect import AnyEngine, write_json
 from .errors import ArgumentError, InvalidRequestError, UnmappedInstanceError, article, shown
+from .json_sql import AnyEngine, write_json
 from .peers import Peers
 from .select import Alias, Raw, Select
 from .version import Version

@@ -16,8 +16,8 @@ from pymysql.cursors import SSCursor
 
 from .config import Checked, places
 from .cursor import close_quietly
-from .dialect import MysqlJSON
 from .engine import Engine
+from .json_sql import MysqlJSON
 from .kind import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, UNWILLING
 from .statements import Update
 

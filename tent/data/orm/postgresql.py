@@ -18,9 +18,9 @@ from psycopg.types.string import TextLoader
 
 from .config import Checked, places
 from .cursor import BufferedCursor, close_quietly
-from .dialect import PostgresqlJSON
 from .engine import Engine
 from .errors import ArgumentError
+from .json_sql import PostgresqlJSON
 from .kind import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, UNWILLING
 from .statements import Insert, Update, are_arrays
 

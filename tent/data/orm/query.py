@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import peewee
 
-from .dialect import Late
 from .errors import ArgumentError, InvalidRequestError
+from .json_sql import Late
 from .plain import Plain
 from .result import Result
 from .select import Select, is_entity, model_of
