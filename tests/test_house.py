@@ -52,6 +52,7 @@ ROOMS = [
     "orm.column",
     "orm.schema",
     "orm.model",
+    "orm.naming",
     "orm.query",
     "orm.plain",
     "orm.select",

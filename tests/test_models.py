@@ -15,7 +15,7 @@ from conftest import Note, Person
 
 from tent.data import dbm
 from tent.data.orm.engine import quoted
-from tent.data.orm.model import plural
+from tent.data.orm.naming import plural
 
 
 def _model(name: str, base: Any = None, /, **attributes: Any) -> Any:

@@ -1,26 +1,24 @@
-"""The base classes of models: names of tables, the registry, constructors, copies."""
+"""The base classes of models: the registry, metadata, constructors, copies."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import peewee
-from peewee import make_snake_case  # type: ignore[attr-defined]
 
 from . import accessors, many_to_many, mutable, tracking
 from .errors import ArgumentError, InvalidRequestError, UnmappedInstanceError, article, shown
 from .json_sql import AnyEngine, write_json
+from .naming import shortened, table_name
 from .peers import Peers
 from .select import Alias, Raw, Select
 from .version import Version
 
 _Self = TypeVar("_Self", bound="ModelRoot")
 
-_IRREGULAR = {"person": "people", "child": "children", "man": "men", "woman": "women", "mouse": "mice", "foot": "feet"}
 _SHOWN = 3
 
 
@@ -52,31 +50,6 @@ def _forget(model: type[peewee.Model]) -> None:
     """Take a model that is not used, or no longer, out of the books of those that it refers to."""
     for field in list(model._meta.refs):
         model._meta.remove_ref(field)
-
-
-def table_name(model: type[peewee.Model]) -> str:
-    """Return the name of a model's table: its `__tablename__`, else its class name in snake_case and the plural."""
-    given = model.__dict__.get("__tablename__")
-    if given is None:
-        return plural(make_snake_case(model.__name__))
-    if not isinstance(given, str) or not given or "\0" in given:
-        raise InvalidRequestError(f"{model.__name__}.__tablename__ must be a name, not {given!r}.")
-    return given
-
-
-def plural(noun: str) -> str:
-    """Return the English plural of a noun in snake_case: `entity` -> `entities`.
-
-    >>> plural("user"), plural("delivery_failure"), plural("entity"), plural("mail_address")
-    ('users', 'delivery_failures', 'entities', 'mail_addresses')
-    """
-    start, _, last = noun.rpartition("_")
-    prefix = f"{start}_" if start else ""
-    if last in _IRREGULAR:
-        return prefix + _IRREGULAR[last]
-    if last.endswith("y") and last[-2:-1] not in ("", *"aeiou"):
-        return f"{prefix}{last[:-1]}ies"
-    return prefix + last + ("es" if last.endswith(("s", "x", "z", "ch", "sh")) else "s")
 
 
 # The accessors whose __set__, on an object that has no row, does no more than put the value in __data__.
@@ -132,7 +105,7 @@ class ModelMetadata(peewee.Metadata):
             if isinstance(index, peewee.ModelIndex):
                 named: Any = index
                 if named._name.startswith(f"{self.name}_"):
-                    named._name = _shortened(self.table_name + named._name[len(self.name) :])
+                    named._name = shortened(self.table_name + named._name[len(self.name) :])
         return indexes
 
     def set_database(self, database: Any) -> None:
@@ -357,11 +330,3 @@ def _columns(instance: Any) -> str:
 
 def _full_name(model: type) -> str:
     return f"{model.__module__}.{model.__qualname__}"
-
-
-def _shortened(name: str) -> str:
-    """Return a name of at most 63 bytes, which all databases take; one that was cut ends in a hash of it."""
-    if len(name.encode()) <= 63:
-        return name
-    start = name.encode()[:55].decode(errors="ignore")
-    return f"{start}_{hashlib.md5(name.encode()).hexdigest()[:7]}"
