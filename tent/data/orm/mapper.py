@@ -29,7 +29,6 @@ class Mapper:
     def __init__(self, model: Any, engine: Engine) -> None:
         meta = model._meta
         self.model = model
-        self.param: str = engine.param
         self.columns = [Column(field, engine) for field in meta.sorted_fields]
         self.by_name = {column.name: column for column in self.columns}
         self.names = tuple(column.name for column in self.columns)
