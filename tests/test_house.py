@@ -55,6 +55,7 @@ ROOMS = [
     "orm.naming",
     "orm.query",
     "orm.plain",
+    "orm.joining",
     "orm.select",
     "orm.many_to_many",
     "orm.accessors",

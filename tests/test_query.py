@@ -88,6 +88,12 @@ def test_rows_name_an_expression_after_its_alias_or_function(session: dbm.Sessio
     assert (row.upper, row.next) == ("ANN", 31)
 
 
+def test_rows_name_a_subquery_after_its_alias(session: dbm.Session, notes: list[Note]) -> None:
+    count = Note.select(fn.COUNT(Note.id)).where(Note.person == Person.id)
+    row = session.query(Person.name, count.alias("written")).order_by(Person.name).first()
+    assert row is not None and (row.name, row.written) == ("Ann", 2)
+
+
 def test_two_columns_of_one_name_have_two_names_in_a_row(session: dbm.Session, notes: list[Note]) -> None:
     row = session.query(Note.id, Person.id).join(Person).order_by(Note.id).first()
     assert row._fields == ("id", "id_2")
@@ -299,6 +305,35 @@ def test_filter_by_takes_the_name_of_the_column_too(session: dbm.Session, notes:
 def test_filter_by_an_unknown_name_names_it_and_the_columns(session: dbm.Session) -> None:
     with pytest.raises(dbm.InvalidRequestError, match=r"Person has no column 'nmae'.*name, email"):
         session.query(Person).filter_by(nmae="Ann")
+
+
+def test_filter_by_an_object_of_another_model_is_refused(session: dbm.Session, notes: list[Note]) -> None:
+    with pytest.raises(dbm.ArgumentError, match="person is a Person, or its key, not <Note"):
+        session.query(Note).filter_by(person=notes[0])
+
+
+def test_filter_by_several_values_is_refused_with_what_to_write(session: dbm.Session) -> None:
+    with pytest.raises(dbm.ArgumentError, match=r"name is one value, not \['Ann', 'Bob'\].*name\.in_"):
+        session.query(Person).filter_by(name=["Ann", "Bob"])
+
+
+@pytest.mark.parametrize("verb", ["where", "filter", "having"])
+def test_text_is_no_condition(session: dbm.Session, verb: str) -> None:
+    with pytest.raises(dbm.ArgumentError, match=rf"{verb}\(\) takes expressions.*not text: 'age > 5'"):
+        getattr(session.query(Person), verb)("age > 5")
+
+
+@pytest.mark.parametrize("verb", ["where", "filter", "having"])
+def test_what_python_makes_of_in_and_is_is_no_condition(session: dbm.Session, verb: str) -> None:
+    with pytest.raises(dbm.ArgumentError, match=r"User\.name\.in_"):
+        getattr(session.query(Person), verb)(Person.name in ["Zed"])
+    with pytest.raises(dbm.ArgumentError, match=r"User\.name\.is_null"):
+        getattr(session.query(Person), verb)(Person.name is None)
+
+
+def test_text_is_no_column_to_group_by(session: dbm.Session) -> None:
+    with pytest.raises(dbm.ArgumentError, match=r"group_by\(\) takes columns"):
+        session.query(Person.name).group_by("name")
 
 
 def test_filter_by_after_a_join_is_about_the_joined_model(session: dbm.Session, notes: list[Note]) -> None:
@@ -963,6 +998,30 @@ def test_scalar_of_any_query_is_the_first_value(session: dbm.Session, people: li
     assert session.scalar("SELECT 1 WHERE 1 = 0") is None
 
 
+def test_execute_refuses_parameters_of_a_query_that_has_its_own(session: dbm.Session) -> None:
+    for query in (Person.insert(), Person.select(), Person.update(age=0), session.query(Person)):
+        with pytest.raises(dbm.ArgumentError, match=r"insert_many\(rows\)"):
+            session.execute(query, [{"name": "Joe"}, {"name": "Kim"}])
+    assert session.query(Person).count() == 0
+
+
+def test_a_result_has_the_verbs_of_sqlalchemys(session: dbm.Session, people: list[Person]) -> None:
+    objects = session.execute(Person.select().order_by(Person.id))
+    assert objects.scalars().all() == people
+    assert objects.mappings().first() == {"Person": people[0]}
+    rows = session.execute("SELECT name, age FROM people ORDER BY age")
+    assert rows.scalars().all() == ["Bob", "Ann", "Cid"]
+    assert rows.mappings().all()[0] == {"name": "Bob", "age": 20}
+    one = session.execute("SELECT age FROM people WHERE name = :name", {"name": "Bob"})
+    assert (one.scalar_one(), one.scalar_one_or_none()) == (20, 20)
+    none = session.execute("SELECT age FROM people WHERE name = 'Zed'")
+    assert none.scalar_one_or_none() is None
+    with pytest.raises(dbm.NoResultFound):
+        none.scalar_one()
+    with pytest.raises(dbm.MultipleResultsFound):
+        rows.scalar_one()
+
+
 def test_execute_refuses_what_is_no_query(session: dbm.Session) -> None:
     with pytest.raises(dbm.ArgumentError, match="takes a Peewee query or SQL"):
         session.execute(Person)
@@ -1119,6 +1178,13 @@ def test_a_window_function_works(session: dbm.Session, people: list[Person]) -> 
     ]
 
 
+def test_a_function_of_a_case_or_a_window_can_be_queried_alone(session: dbm.Session, people: list[Person]) -> None:
+    grown = peewee.Case(None, [(Person.age > 25, 1)], 0)
+    assert session.query(fn.SUM(grown)).scalar() == 2
+    ranks = session.query(fn.RANK().over(order_by=[Person.age]).alias("rank")).all()
+    assert sorted(row.rank for row in ranks) == [1, 2, 3]
+
+
 def test_case_can_be_queried(session: dbm.Session, people: list[Person]) -> None:
     size = peewee.Case(None, [(Person.age > 25, "old")], "young")
     assert session.query(Person.name, size.alias("size")).order_by(Person.name).all()[1] == ("Bob", "young")
@@ -1139,6 +1205,29 @@ def test_a_column_that_was_not_selected_raises(engine: Any, people: list[Person]
         with statements() as ran, pytest.raises(dbm.UnloadedColumnError, match=r"Person\.age was not loaded"):
             _ = ann.age
         assert ran == []
+
+
+def test_an_object_without_its_key_can_be_shown_and_is_equal_to_none(
+    session: dbm.Session, people: list[Person]
+) -> None:
+    ann, bob, _ = session.execute(Person.select(Person.name)).all()
+    assert "name='Ann'" in repr(ann)
+    assert str(ann) == "None"
+    assert ann != bob
+    assert len({ann, bob}) == 2
+    with pytest.raises(dbm.UnloadedColumnError, match=r"Select 'id' too\."):
+        _ = ann.id
+
+
+def test_peewee_puts_what_a_query_computes_on_its_own_objects(engine: Any, people: list[Person]) -> None:
+    query = Person.select(Person, fn.UPPER(Person.name).alias("loud")).order_by(Person.name)
+    assert [person.loud for person in query.execute(engine)] == ["ANN", "BOB", "CID"]
+    with engine.bind_ctx([Person]):
+        assert [person.loud for person in query] == ["ANN", "BOB", "CID"]
+        raw = Person.raw("SELECT id, 'x' AS mark FROM people")
+        assert [person.mark for person in raw] == ["x", "x", "x"]
+    with pytest.raises(TypeError, match="no column 'loud'"):
+        Person(loud="ANN")
 
 
 def test_a_whole_query_completes_an_object_of_some_columns(engine: Any, people: list[Person]) -> None:

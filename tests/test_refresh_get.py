@@ -280,6 +280,18 @@ def test_refresh_for_update_begins_a_transaction(session: dbm.Session) -> None:
     assert session.in_transaction()
 
 
+def test_refresh_and_get_take_their_options_by_name(session: dbm.Session) -> None:
+    ann = Person(name="Ann")
+    session.add(ann)
+    session.commit()
+    ann.name = "Anna"
+    with pytest.raises(TypeError):
+        session.refresh(ann, ["age"])  # type: ignore[misc]  # SQLAlchemy's names of attributes
+    with pytest.raises(TypeError):
+        session.get(Person, ann.id, ["age"])  # type: ignore[misc]
+    assert session.dirty == [ann]
+
+
 def test_refresh_leaves_other_objects_alone(session: dbm.Session, other: dbm.Session) -> None:
     jo, al = saved(session, name="Jo"), saved(session, name="Al")
     change(other, age=4)

@@ -279,6 +279,11 @@ def test_it_travels_in_a_pickle(session: Any) -> None:
     assert session.query(Post).one().author.name == "Ann"
 
 
+def test_the_list_of_a_new_object_is_no_query_and_says_so(session: Any) -> None:
+    with pytest.raises(AttributeError, match="has no 'count', which a query has: add the object to a session first"):
+        User(name="Ann").posts.count()
+
+
 def test_something_else_than_an_object_of_the_model_is_refused(session: Any) -> None:
     user = User(name="Ann")
     with pytest.raises(dbm.ArgumentError, match=r"User\.posts takes objects of Post, not <User"):

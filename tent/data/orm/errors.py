@@ -126,7 +126,9 @@ class UnsavedChangesWarning(UserWarning):
 
 
 _WIDTH = 60  # of a value in a message
-_NO_TABLE = ("42P01", 1146)  # of PostgreSQL, and of MariaDB and MySQL
+# Of PostgreSQL, and of MariaDB and MySQL
+_NO_TABLE = ("42P01", 1146)
+_NO_COLUMN = ("42703", 1054)
 
 
 def explain(error: BaseException, context: str, object: Any = None) -> BaseException:
@@ -137,9 +139,7 @@ def explain(error: BaseException, context: str, object: Any = None) -> BaseExcep
     """
     if isinstance(error, peewee.PeeweeException):
         reason = str(error.args[-1]) if error.args else type(error).__name__
-        if _is_without_table(error, reason):
-            reason += "; dbm.install_tables(engine) makes the tables of the models loaded so far"
-        error.args = (f"{reason} (while {context})",)
+        error.args = (f"{reason}{_remedy(error, reason)} (while {context})",)
     else:
         error, cause = peewee.DataError(f"{error} (while {context})"), error
         error.__cause__ = cause
@@ -147,11 +147,18 @@ def explain(error: BaseException, context: str, object: Any = None) -> BaseExcep
     return error
 
 
-def _is_without_table(error: Any, reason: str) -> bool:
-    """Tell whether an error is that there is no such table: by SQLite's words, or by the number that a server gives."""
+def _remedy(error: Any, reason: str) -> str:
+    """Return what helps against an error, known by SQLite's words, or by the number that a server gives."""
     cause = getattr(error, "orig", None)
     numbers = {getattr(cause, "sqlstate", None), *getattr(cause, "args", ())[:1]}
-    return reason.startswith("no such table") or not numbers.isdisjoint(_NO_TABLE)
+    if reason.startswith("no such column") or "FROM-clause" in reason or not numbers.isdisjoint(_NO_COLUMN):
+        return (
+            "; either a query names a model that it does not join, or a table lacks a column that its model has: "
+            "install_tables makes missing tables only, playhouse.migrate adds columns"
+        )
+    if reason.startswith("no such table") or not numbers.isdisjoint(_NO_TABLE):
+        return "; dbm.install_tables(engine) makes the tables of the models loaded so far"
+    return ""
 
 
 def shown(value: Any) -> str:

@@ -81,6 +81,11 @@ class Execution:
         """Run any Peewee query, or SQL; see `Session.execute`."""
         if isinstance(query, str):
             return self.run_sql(query, params)
+        if params:
+            raise ArgumentError(
+                "execute() takes parameters with SQL only; a query of Peewee's has its own: Note.select().where(…), "
+                "Note.insert_many(rows)."
+            )
         if isinstance(query, Query):
             return Result(query.all())
         if not isinstance(query, peewee.BaseQuery):

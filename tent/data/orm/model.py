@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import peewee
 
 from . import accessors, many_to_many, mutable, tracking
-from .errors import ArgumentError, InvalidRequestError, UnmappedInstanceError, article, shown
+from .errors import (
+    ArgumentError,
+    InvalidRequestError,
+    UnloadedColumnError,
+    UnmappedInstanceError,
+    article,
+    shown,
+)
 from .json_sql import AnyEngine, write_json
 from .naming import shortened, table_name
 from .peers import Peers
@@ -167,7 +174,8 @@ class ModelRoot(peewee.Model):
         if args:
             raise TypeError(f"{type(self).__name__} takes the values of its columns by keyword{_columns(self)}.")
         meta: Any = self._meta
-        data = self.__data__ = {} if values.pop("__no_default__", None) else meta.get_default_dict()
+        is_row = bool(values.pop("__no_default__", None))  # Peewee says so
+        data = self.__data__ = {} if is_row else meta.get_default_dict()
         self.__rel__ = {}
         self._given = set(values)
         for name in meta.mutable & values.keys():
@@ -179,7 +187,7 @@ class ModelRoot(peewee.Model):
             if name in meta.direct:
                 data[name] = values[name]
             else:
-                if name not in meta.settable:
+                if name not in meta.settable and not is_row:  # a row may have more, which a query computes
                     _check_settable(self, name)
                     meta.settable |= {name}
                 setattr(self, name, values[name])
@@ -209,6 +217,14 @@ class ModelRoot(peewee.Model):
     def raw(cls, sql: str, *params: Any) -> Any:
         """Return Peewee's raw query; a session that executes it gives its own objects."""
         return Raw(cls, sql, params)
+
+    @peewee.Model._pk.getter  # type: ignore[attr-defined,untyped-decorator]
+    def _pk(self) -> Any:
+        """The key, as Peewee has it; None when it was not loaded: the object is equal to no other then."""
+        try:
+            return self.get_id()  # type: ignore[no-untyped-call]
+        except UnloadedColumnError:
+            return None
 
     @property
     def _dirty(self) -> set[str]:

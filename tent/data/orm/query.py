@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import peewee
 
-from .errors import ArgumentError, InvalidRequestError
+from .errors import ArgumentError, InvalidRequestError, article, shown
+from .joining import steps
 from .json_sql import Late
 from .plain import Plain
 from .result import Result
 from .select import Select, is_entity, model_of
 from .shapes import conditions, equal, is_field_of, order
-from .tracking import MISSING
+from .tracking import MISSING, ColumnAccessor
 
 T = TypeVar("T")
 
@@ -78,6 +80,7 @@ class Query(Plain, Generic[T]):
 
     def where(self, *expressions: Any) -> Query[T]:
         self._refuse_after_limit("where")
+        _refuse_no_conditions("where", expressions)
         if self._is_plain:
             found = [one for expression in expressions for one in conditions(self.model, expression)]
             if None not in found:
@@ -87,6 +90,7 @@ class Query(Plain, Generic[T]):
     def filter(self, *expressions: Any, **django: Any) -> Query[T]:
         """Return the query with conditions added: expressions, or Peewee's keywords (`name__ilike="jo%"`)."""
         self._refuse_after_limit("filter")
+        _refuse_no_conditions("filter", expressions)
         if django or any(isinstance(expression, peewee.DQ) for expression in expressions):
             return super().filter(*expressions, **django)
         return self.where(*expressions)
@@ -110,6 +114,8 @@ class Query(Plain, Generic[T]):
         self._refuse_after_limit("filter_by")
         model = self._join_ctx if self._joins and is_entity(self._join_ctx) else self.model
         fields = [(_field(model, name), value) for name, value in values.items()]
+        for field, value in fields:
+            _refuse_no_value(field, value)
         if self._is_plain:
             found = [equal(field, value) for field, value in fields]
             if None not in found:
@@ -121,12 +127,20 @@ class Query(Plain, Generic[T]):
         if not columns or columns[0] is None:
             return super().order_by()
         self._refuse_after_limit("order_by")
-        for column in columns:
-            if isinstance(column, str):
-                raise ArgumentError(f"order_by() takes columns, such as {self._what()}.{column}, not {column!r}.")
+        self._refuse_names("order_by", columns)
         ordered = (*(self._order_by or ()), *columns)
         is_plain = self._is_plain and all(order(self.model, column) is not None for column in columns)
         return self._with(_order_by=ordered) if is_plain else super().order_by(*ordered)
+
+    def group_by(self, *columns: Any) -> Query[T]:
+        """Return the query with a row for each group of rows that have the same values in these columns."""
+        self._refuse_names("group_by", columns)
+        return super().group_by(*columns)
+
+    def having(self, *expressions: Any) -> Query[T]:
+        """Return the query with conditions added that the groups are to meet."""
+        _refuse_no_conditions("having", expressions)
+        return super().having(*expressions)
 
     def limit(self, value: Any = None) -> Query[T]:
         """Return the query with at most so many rows."""
@@ -153,9 +167,21 @@ class Query(Plain, Generic[T]):
     def join(  # type: ignore[override]
         self, dest: Any, join_type: Any = peewee.JOIN.INNER, on: Any = None, src: Any = None, attr: Any = None
     ) -> Query[T]:
-        """Return the query with another model, or query, joined: `session.query(User).join(Profile)`."""
+        """Return the query with another model, or query, joined: `session.query(User).join(Profile)`.
+
+        A relation names both, and the columns that are compared: `join(User.profiles)`, `join(Profile.user)`,
+        `join(Post.tags)`. Any condition can do so: `join(Profile, on=…)`, or `join(Profile, User.id == Profile.user)`.
+        """
         self._refuse_after_limit("join")
-        return super().join(dest, join_type, on, src, attr)
+        if isinstance(join_type, peewee.Node):
+            on, join_type = join_type, peewee.JOIN.INNER
+        query: Any = self
+        *between, (last, condition) = steps(self._join_ctx if src is None else src, dest, on)
+        for through, key in between:
+            query, src = peewee.ModelSelect.join(query, through, join_type, key, src), None
+        return peewee.ModelSelect.join(query, last, join_type, condition, src, attr)
+
+    outerjoin = Select.left_outer_join  # as SQLAlchemy calls it
 
     def yield_per(self, count: int) -> Query[T]:
         """Return the query so that iterating it loads `count` rows at a time, in constant memory."""
@@ -230,7 +256,7 @@ class Query(Plain, Generic[T]):
 
     def scalars(self) -> list[Any]:  # type: ignore[override]
         """Return the first column of each row; of a query for objects, the objects."""
-        return Result(self.all()).scalars()
+        return Result(self.all()).scalars().all()
 
     def count(self, clear_limit: bool = False) -> int:  # type: ignore[override]
         """Return the number of rows, as SQL counts them; a limit counts."""
@@ -339,6 +365,11 @@ class Query(Plain, Generic[T]):
     def _what(self) -> str:
         return model_of(self.model).__name__ if self._entities is None else "row"
 
+    def _refuse_names(self, verb: str, columns: Iterable[Any]) -> None:
+        for column in columns:
+            if isinstance(column, str):
+                raise ArgumentError(f"{verb}() takes columns, such as {self._what()}.{column}, not {column!r}.")
+
     def _refuse_after_limit(self, verb: str) -> None:
         if self._limit is not None or self._offset is not None:
             raise InvalidRequestError(
@@ -356,6 +387,27 @@ def _field(entity: Any, name: str) -> Any:
             f"{model.__name__} has no column {name!r}. Its columns: {', '.join(model._meta.sorted_field_names)}."
         )
     return field
+
+
+def _refuse_no_conditions(verb: str, expressions: Iterable[Any]) -> None:
+    """Refuse what the database would take for true, or false, whatever the rows have."""
+    for expression in expressions:
+        if isinstance(expression, str):
+            raise ArgumentError(f"{verb}() takes expressions, such as User.name == 'Joe', not text: {expression!r}.")
+        if isinstance(expression, bool):
+            raise ArgumentError(
+                f"{verb}() takes expressions, not {expression}, which Python makes of `in`, `is`, `not`, `and` and "
+                "`or`. Write User.name.in_(…), User.name.is_null(), ~(…), &, |."
+            )
+
+
+def _refuse_no_value(field: Any, value: Any) -> None:
+    """Refuse what a column can't be equal to."""
+    if isinstance(value, peewee.Model) and isinstance(field, peewee.ForeignKeyField):
+        if not isinstance(value, field.rel_model):
+            raise ArgumentError(f"{field.name} is {article(field.rel_model.__name__)}, or its key, not {value!r}.")
+    elif isinstance(value, (list, tuple, set)) and field.accessor_class is ColumnAccessor:
+        raise ArgumentError(f"{field.name} is one value, not {shown(value)}. For any of these: {field.name}.in_(…).")
 
 
 def _model_in(nodes: Iterable[Any]) -> Any:
@@ -377,6 +429,10 @@ def _model_in(nodes: Iterable[Any]) -> Any:
             waiting.extend((node.lhs, node.rhs))
         elif isinstance(node, peewee.NodeList):
             waiting.extend(node.nodes)
+        elif isinstance(node, peewee.Case):
+            waiting.extend((node.predicate, *itertools.chain(*node.expression_tuples), node.default))
+        elif isinstance(node, peewee.Window):
+            waiting.extend((*(node.partition_by or ()), *(node.order_by or ())))
     raise ArgumentError(
         "query() takes models and their columns, or expressions of them; it found none here. "
         "For other selections use session.execute() with a Peewee query."

@@ -106,6 +106,13 @@ class Along:
     def __repr__(self) -> str:
         return f"<{type(self._instance).__name__}.{self._relation.name} of a new object: {list(self)!r}>"
 
+    def __getattr__(self, name: str) -> Any:
+        owner = type(self._instance).__name__
+        raise AttributeError(
+            f"{owner}.{self._relation.name} of an object that is in no session has no {name!r}, which a query has: add "
+            "the object to a session first."
+        )
+
     def add(self, *values: Any) -> None:
         """Add objects."""
         later = self._later()

@@ -49,14 +49,25 @@ class Result(peewee.CursorWrapper, Generic[T]):
             raise MultipleResultsFound(f"More than one {self._what} was found when one at most was required.")
         return self.first()
 
-    def scalars(self) -> list[Any]:
+    def scalars(self) -> Result[Any]:
         """Return the first column of each row (of rows that are objects: the objects)."""
-        return [_first(row) for row in self.row_cache]
+        return Result([_first(row) for row in self.row_cache], self._what)
 
     def scalar(self) -> Any:
         """Return the first column of the first row, or None when there is no row."""
-        rows = self.scalars()
-        return rows[0] if rows else None
+        return _first(self.row_cache[0]) if self.row_cache else None
+
+    def scalar_one(self) -> Any:
+        """Return the first column of the one row. Raises as `one`."""
+        return _first(self.one())
+
+    def scalar_one_or_none(self) -> Any:
+        """Return the first column of the one row, or None when there is none. Raises as `one_or_none`."""
+        return _first(self.one_or_none())
+
+    def mappings(self) -> Result[dict[str, Any]]:
+        """Return the rows as dicts, by the names of their columns; of an object, by the name of its model."""
+        return Result(list(map(_mapping, self.row_cache)), self._what)
 
     def iterator(self) -> Generator[T, None, None]:
         yield from self.row_cache
@@ -67,3 +78,9 @@ def _first(row: Any) -> Any:
     if isinstance(row, dict):
         return next(iter(row.values()))
     return row[0] if isinstance(row, tuple) else row
+
+
+def _mapping(row: Any) -> dict[str, Any]:
+    if isinstance(row, dict):
+        return row
+    return dict(zip(row._fields, row)) if isinstance(row, tuple) else {type(row).__name__: row}  # type: ignore[attr-defined]

@@ -137,7 +137,7 @@ class Session:
         return merging.merge(self._execution, instance, load)  # type: ignore[no-any-return]
 
     @exclusive
-    def refresh(self, instance: ModelRoot, discard: bool = False, with_for_update: bool = False) -> None:
+    def refresh(self, instance: ModelRoot, *, discard: bool = False, with_for_update: bool = False) -> None:
         """Read the row of an object now.
 
         Raises `InvalidRequestError` when the object has unsaved changes, unless `discard` says to drop them, and when
@@ -325,7 +325,7 @@ class Session:
 
     # Reading
 
-    def get(self, model: type[M], key: Any, with_for_update: bool = False) -> M | None:
+    def get(self, model: type[M], key: Any, *, with_for_update: bool = False) -> M | None:
         """Return the object of a key, or None. A key of several columns is a tuple, or a dict by their names.
 
         It comes from the identity map, without SQL, if its row was read in this transaction or since the last commit
@@ -367,7 +367,7 @@ class Session:
 
     def scalars(self, query: Any, params: Any = ()) -> Result[Any]:
         """Run a query and return the first column of each row; of a query for objects, the objects."""
-        return Result(self._execution.columns(query, params).scalars())
+        return self._execution.columns(query, params).scalars()
 
     def scalar(self, query: Any, params: Any = ()) -> Any:
         """Run a query and return the first column of the first row, or None."""

@@ -211,8 +211,8 @@ def _coerces(function: Any) -> bool:
 
 
 def _name_of(node: Any) -> str:
-    if isinstance(node, peewee.Alias):
-        return str(node._alias)  # type: ignore[attr-defined]
+    if isinstance(node, (peewee.Alias, peewee.SelectBase)) and node._alias:  # type: ignore[union-attr]
+        return str(node._alias)  # type: ignore[union-attr]
     if isinstance(node, peewee.Field):
         return str(node.name)
     return str(getattr(node, "name", None) or "value").lower()

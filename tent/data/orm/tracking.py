@@ -257,9 +257,10 @@ class OtherAccessor:
 def unset(instance: Any, name: str) -> Any:
     if instance._committed is None:
         return None
+    remedy = "load the whole object with session.refresh(obj) or a query of all its columns"
     raise UnloadedColumnError(
         f"{type(instance).__name__}.{name} was not loaded: the query that gave this object selected other columns. "
-        f"Select {name!r} too, or load the whole object with session.refresh(obj) or a query of all its columns."
+        f"Select {name!r} too" + (f", or {remedy}." if instance._owner is not None else ".")
     )
 
 
