@@ -73,6 +73,7 @@ ROOMS = [
     "orm.mysql",
     "orm.engine",
     "orm.kind",
+    "orm.enclosing",
     "orm.cursor",
     "orm.pool",
     "orm.statements",

@@ -364,6 +364,130 @@ def test_within_engine_atomic_a_savepoint_nests(engine: Any) -> None:
         assert session.query(Person.name).all() == [("kept",)]
 
 
+@pytest.fixture
+def ann(session: dbm.Session) -> Person:
+    ann = Person(name="Ann")
+    session.add(ann)
+    session.commit()
+    return ann
+
+
+def stored(engine: Any) -> list[str]:
+    return [name for (name,) in Person.select(Person.name).order_by(Person.id).tuples().execute(engine)]
+
+
+@pytest.mark.parametrize("end", ["error", "rollback"])
+@pytest.mark.parametrize("done", ["committed", "flushed"])
+def test_what_was_done_within_engine_atomic_is_undone_with_it(
+    engine: Any, session: dbm.Session, ann: Person, end: str, done: str
+) -> None:
+    bob = Person(name="Bob")
+    with suppress(ZeroDivisionError), engine.atomic() as block:
+        ann.name = "Anna"
+        session.add(bob)
+        session.commit() if done == "committed" else session.flush()
+        if end == "error":
+            raise ZeroDivisionError
+        block.rollback()
+    assert (ann.name, session.state(ann)) == ("Ann", "persistent")
+    assert (bob.id, session.state(bob)) == (None, "transient")
+    assert not session.in_transaction()
+    ann.name = "Anna"
+    session.add(bob)
+    session.commit()
+    assert stored(engine) == ["Anna", "Bob"]
+
+
+def test_a_delete_within_engine_atomic_is_undone_with_it(engine: Any, session: dbm.Session, ann: Person) -> None:
+    with suppress(ZeroDivisionError), engine.atomic():
+        session.delete(ann)
+        session.commit()
+        raise ZeroDivisionError
+    assert ann in session
+    assert session.get(Person, ann.id) is ann
+
+
+def test_several_commits_within_engine_atomic_are_undone_with_it(
+    engine: Any, session: dbm.Session, ann: Person
+) -> None:
+    with suppress(ZeroDivisionError), engine.atomic():
+        for name in ("one", "two"):
+            ann.name = name
+            session.commit()
+        ann.name = "three"
+        session.flush()
+        ann.name = "four"
+        raise ZeroDivisionError
+    assert ann.name == "Ann"
+    assert session.dirty == []
+
+
+def test_what_was_flushed_within_engine_atomic_is_kept_by_its_end(
+    engine: Any, session: dbm.Session, ann: Person
+) -> None:
+    with engine.atomic():
+        ann.name = "Anna"
+        session.flush()
+    assert not session.in_transaction()
+    session.rollback()
+    assert ann.name == "Anna"
+    assert stored(engine) == ["Anna"]
+
+
+def test_an_inner_block_undoes_its_own_part(engine: Any, session: dbm.Session, ann: Person) -> None:
+    with engine.atomic():
+        ann.name = "outer"
+        session.commit()
+        with suppress(ZeroDivisionError), engine.atomic():
+            ann.name = "inner"
+            session.commit()
+            raise ZeroDivisionError
+        assert ann.name == "outer"
+    assert (ann.name, stored(engine)) == ("outer", ["outer"])
+
+
+def test_what_an_inner_block_kept_is_undone_by_the_outer_one(engine: Any, session: dbm.Session, ann: Person) -> None:
+    with suppress(ZeroDivisionError), engine.atomic():
+        with engine.atomic():
+            ann.name = "inner"
+            session.commit()
+        with engine.atomic():
+            ann.name = "flushed"
+            session.flush()
+        assert not session.in_transaction()
+        raise ZeroDivisionError
+    assert (ann.name, stored(engine)) == ("Ann", ["Ann"])
+
+
+def test_objects_of_a_session_that_was_closed_within_engine_atomic_are_new_again(engine: Any) -> None:
+    bob = Person(name="Bob")
+    with suppress(ZeroDivisionError), engine.atomic():
+        with dbm.open_session(engine) as session:
+            session.add(bob)
+            session.commit()
+        raise ZeroDivisionError
+    with dbm.open_session(engine) as session:
+        session.add(bob)
+        session.commit()
+    assert stored(engine) == ["Bob"]
+
+
+def test_listeners_are_told_of_the_end_that_a_block_puts_to_a_transaction(
+    engine: Any, session: dbm.Session, ann: Person
+) -> None:
+    told: list[str] = []
+    dbm.listen(session, "after_rollback", lambda session: told.append("rolled back"))
+    dbm.listen(session, "after_commit", lambda session: told.append("committed"))
+    with suppress(ZeroDivisionError), engine.atomic():
+        ann.name = "Anna"
+        session.flush()
+        raise ZeroDivisionError
+    with engine.atomic():
+        ann.name = "Anna"
+        session.flush()
+    assert told == ["rolled back", "committed"]
+
+
 # Connections
 
 

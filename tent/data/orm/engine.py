@@ -23,6 +23,7 @@ from typing import Any
 import peewee
 
 from .cursor import BufferedCursor, close_quietly
+from .enclosing import Inner, Outermost
 from .errors import ArgumentError
 from .hooks import Listeners
 from .kind import Kind
@@ -287,6 +288,14 @@ class Engine(Kind, Pool):
             yield
 
     # Transactions: through execute_sql, so that hooks and logs see them as they see every other statement
+
+    def transaction(self, *args: Any, **options: Any) -> Any:
+        """Return Peewee's context of a transaction; that of an engine tells the sessions within it how it ended."""
+        return super().transaction(*args, **options) if self.origin is not None else Outermost(self, *args, **options)
+
+    def savepoint(self) -> Any:
+        """Return Peewee's context of a savepoint; as above."""
+        return super().savepoint() if self.origin is not None else Inner(self)
 
     def begin(self, isolation_level: str | None = None) -> None:
         first, *others = self.beginning(isolation_level or self.isolation_level)

@@ -37,11 +37,12 @@ class Step:
 class Scope:
     """An open transaction or savepoint: how the database knows it, and what was flushed in it."""
 
-    __slots__ = ("context", "is_flush", "log")
+    __slots__ = ("context", "is_block", "is_flush", "log")
 
-    def __init__(self, context: Any, is_flush: bool = False) -> None:
+    def __init__(self, context: Any, is_flush: bool = False, is_block: bool = False) -> None:
         self.context = context
         self.is_flush = is_flush
+        self.is_block = is_block  # of engine.atomic(), which has begun since, and is not the session's to end
         self.log: list[Step] = []
 
 

@@ -120,7 +120,7 @@ class Session:
     @exclusive
     def expunge_all(self) -> None:
         """Let go of all objects, unsaved changes included."""
-        self._transaction.refuse_end("emptied")
+        self._transaction.refuse_in_listener("emptied")
         self._unit.expunge_all()
 
     @exclusive

@@ -9,6 +9,7 @@ from typing import Any
 import peewee
 
 from .cursor import BufferedCursor, close_quietly
+from .enclosing import block_of
 from .engine import Engine
 from .errors import CommitInDoubtError, FlushError, InvalidRequestError, explain, shown
 from .events import ROUNDS, Events
@@ -33,6 +34,7 @@ class Transaction:
         self.scopes: list[Scope] = unit.scopes
         self.defaults = database.isolation_level, database.read_only
         self.handle: Any = None  # what begin() gave out
+        self.guest: _Guest | None = None  # in a block of engine.atomic()
         self.is_flushing = False
         self.is_committing = False
         self.streams: list[Any] = []  # cursors that are read part by part
@@ -61,6 +63,10 @@ class Transaction:
         self.database.acquire()
         try:
             self.scopes.append(Scope(self._enter(isolation_level, read_only)))
+            block = block_of(self.database)
+            if block is not None:
+                self.guest = _Guest(self, self.scopes[0])
+                block.guests.append(self.guest)
         except BaseException:
             self.scopes.clear()
             try:
@@ -161,7 +167,22 @@ class Transaction:
             self._note_committed()
             raise
 
+    def leave_block(self, scope: Scope, is_kept: bool) -> None:
+        """End what was begun in a block of engine.atomic(), or with it, as the block has ended."""
+        place = self.scopes.index(scope)
+        if place > 0:
+            self.merge(scope) if is_kept else self._take_back_to(place)
+        elif is_kept:
+            self._note_committed()
+            self.unit.end_transaction()
+            self.events.fire_end("after_commit", "committed")
+        else:
+            self._take_back(self.steps(), keep=False)
+            self.events.fire_end("after_rollback", "rolled back")
+
     def _note_committed(self) -> list[Any]:
+        if self.guest is not None:
+            self.guest.note(self.steps())
         if self.handle is not None and not self.handle.is_closed:
             self.handle.is_committed = True
         return self._leave()
@@ -215,8 +236,18 @@ class Transaction:
         if is_undoing:
             self.events.fire_end("after_rollback", "rolled back")
 
-    def refuse_end(self, how: str, is_savepoint: bool = False) -> None:
-        """Refuse to end the transaction, or a savepoint, in a listener that is told of a flush or of an end."""
+    def refuse_end(self, how: str, scope: Scope | None = None) -> None:
+        """Refuse to end the transaction, or a savepoint, where that can't be."""
+        self.refuse_in_listener(how, is_savepoint=scope is not None)
+        place = 0 if scope is None else self.scopes.index(scope)
+        if any(inner.is_block for inner in self.scopes[place:]):
+            raise InvalidRequestError(
+                f"The session can't be {how} here: a block of engine.atomic() was begun after its "
+                f"{'transaction' if scope is None else 'savepoint'}. Leave the block first."
+            )
+
+    def refuse_in_listener(self, how: str, is_savepoint: bool = False) -> None:
+        """Refuse an end in a listener that is told of a flush or of an end."""
         self.events.check()
         if self.is_flushing or (self.is_committing and not is_savepoint):
             raise InvalidRequestError(
@@ -247,6 +278,7 @@ class Transaction:
 
     def release(self, scope: Scope) -> None:
         """Keep what was done since a savepoint, as part of what encloses it."""
+        self.refuse_end("released", scope)
         self._flush_all()
         try:
             scope.context.commit(begin=False)
@@ -264,22 +296,27 @@ class Transaction:
 
     def rollback_to(self, scope: Scope) -> None:
         """Undo what was done since a savepoint, in the rows and on the objects."""
-        self.refuse_end("rolled back", is_savepoint=True)
-        place = self.scopes.index(scope)
-        log = [step for inner in self.scopes[place:] for step in inner.log]
+        self.refuse_end("rolled back", scope)
         try:
             _undo_savepoint(scope.context)
         except BaseException:
             self._end(keep=False)
             raise
+        self._take_back_to(self.scopes.index(scope))
+
+    def _take_back_to(self, place: int) -> None:
+        log = self.steps(place)
         del self.scopes[place:]
         take_back(self.unit, log)
         self.unit.loader.epoch += 1
 
     def changed(self) -> dict[int, Any]:
         """Return the objects that were flushed and not committed, by `id`."""
-        steps = (step for scope in self.scopes for step in scope.log)
-        return {id(instance): instance for step in steps for instance in step.instances}
+        return {id(instance): instance for step in self.steps() for instance in step.instances}
+
+    def steps(self, place: int = 0) -> list[Step]:
+        """Return what was flushed in the transaction, or since one of its savepoints."""
+        return [step for scope in self.scopes[place:] for step in scope.log]
 
     def undo(self, savepoint: Any) -> bool:
         """Undo a flush that began with a savepoint, or the transaction; return whether the transaction has ended."""
@@ -299,7 +336,7 @@ class Transaction:
 
     def _end(self, keep: bool) -> None:
         """Roll back the transaction; the objects keep their changes, or get their former values back."""
-        log = [step for scope in self.scopes for step in scope.log]
+        log = self.steps()
         try:
             if self.scopes and not self.database.is_closed():
                 root = self.scopes[0].context
@@ -342,7 +379,43 @@ class Transaction:
             finally:
                 self.scopes.clear()
                 self.streams.clear()
+                self.guest = None
         return callbacks
+
+
+class _Guest:
+    """What a session does within a block of engine.atomic(), in a scope that was begun there, and commits there."""
+
+    def __init__(self, transaction: Transaction, scope: Scope) -> None:
+        self._transaction = weakref.ref(transaction)
+        self._scope = scope
+        self._unit = transaction.unit
+        self._log: Sequence[Step] = ()
+        self._owner: Any = None
+        self._gone: Sequence[Any] = ()
+
+    def note(self, log: Sequence[Step]) -> None:
+        """Note what is committed, the first time that this is said."""
+        if not self._log:
+            self._log, self._owner, self._gone = log, self._unit.owner, list(self._unit.gone.values())
+
+    def enter(self, block: Any) -> None:
+        transaction = self._transaction()
+        if transaction is not None and transaction.guest is self:
+            scope = Scope(None, is_block=True)
+            transaction.scopes.append(scope)
+            block.guests.append(_Guest(transaction, scope))
+
+    def leave(self, is_kept: bool) -> None:
+        transaction = self._transaction()
+        if transaction is not None and self._scope in transaction.scopes:
+            transaction.leave_block(self._scope, is_kept)
+        elif self._log and not is_kept:
+            for instance in self._gone:  # the commit has let go of them
+                if instance._owner is None and self._unit.owner is self._owner:
+                    instance._owner = self._owner
+            take_back(self._unit, self._log)
+            self._unit.end_transaction()
 
 
 def _undo_savepoint(savepoint: Any) -> None:

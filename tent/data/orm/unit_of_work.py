@@ -320,8 +320,9 @@ class UnitOfWork:
 
     def end_transaction(self) -> None:
         """What was read or written until now may be out of date from now on."""
-        for instance in self.gone.values():
-            instance._owner = None
+        for number, instance in self.gone.items():
+            if number not in self.new:
+                instance._owner = None
         self.gone.clear()
         self.loader.epoch += 1
         self.loader.reading = None
