@@ -181,7 +181,9 @@ class Query(Plain, Generic[T]):
             query, src = peewee.ModelSelect.join(query, through, join_type, key, src), None
         return peewee.ModelSelect.join(query, last, join_type, condition, src, attr)
 
-    outerjoin = Select.left_outer_join  # as SQLAlchemy calls it
+    def outerjoin(self, dest: Any, on: Any = None, src: Any = None, attr: Any = None) -> Query[T]:
+        """Return the query with another model joined, where rows that have none of it are kept; `left_outer_join`."""
+        return self.join(dest, peewee.JOIN.LEFT_OUTER, on, src, attr)
 
     def yield_per(self, count: int) -> Query[T]:
         """Return the query so that iterating it loads `count` rows at a time, in constant memory."""
