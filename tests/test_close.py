@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import peewee
 import pytest
 from conftest import Node, Note, Person, verbs
 
@@ -263,6 +264,39 @@ def test_flushed_and_unflushed_changes_of_an_object_count_once(session: dbm.Sess
     session.flush()
     person.age = 3
     with pytest.warns(dbm.UnsavedChangesWarning, match=r"\b1\b"):
+        session.close()
+
+
+WRITES: dict[str, Callable[[dbm.Session], Any]] = {
+    "update": lambda session: session.query(Person).update({Person.name: "Joe"}),
+    "insert": lambda session: session.execute(Person.insert(name="Joe")),
+    "sql": lambda session: session.execute("DELETE FROM people"),
+    "sql in a savepoint": lambda session: (session.begin_nested(), session.execute("DELETE FROM people")),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_closing_after_statements_that_no_commit_has_saved_warns(session: dbm.Session, write: str) -> None:
+    saved(session, name="Jo")
+    WRITES[write](session)
+    with pytest.warns(dbm.UnsavedChangesWarning, match=r"what statements have written.*session\.commit\(\)"):
+        session.close()
+
+
+def test_closing_after_statements_that_wrote_nothing_does_not_warn(session: dbm.Session) -> None:
+    saved(session, name="Jo", email="jo@x")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        session.begin()
+        session.execute("SELECT * FROM people")
+        with pytest.raises(peewee.IntegrityError), session.begin_nested():
+            session.execute("INSERT INTO people (email, score, tags) VALUES ('jo@x', 0, '[]')")
+        session.close()
+        WRITES["update"](session)
+        session.commit()
+        session.close()
+        WRITES["update"](session)
+        session.rollback()
         session.close()
 
 

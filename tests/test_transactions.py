@@ -713,6 +713,30 @@ def test_engine_atomic_in_another_thread_waits_for_the_first_one_and_does_not_un
         assert names(impatient) == ["Jo"]
 
 
+@pytest.mark.parametrize("where", ["this thread", "another"])
+def test_what_the_engine_writes_gets_into_no_transaction_of_a_session(impatient: Any, where: str) -> None:
+    def write() -> None:
+        with impatient.connection_context():
+            Person.insert(name="Al").execute(impatient)
+
+    def try_it() -> None:
+        if where == "this thread":
+            write()
+        else:
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(write).result()
+
+    with dbm.open_session(impatient) as session:
+        session.add(Person(name="Jo"))
+        session.flush()
+        assert session.query(Person).count() == 1
+        with pytest.raises(peewee.OperationalError, match="locked"):
+            try_it()
+        session.rollback()
+        try_it()
+        assert [person.name for person in session.query(Person)] == ["Al"]
+
+
 @pytest.mark.databases("file")
 def test_a_begin_that_fails_holds_nothing(hasty: Any, program: Any) -> None:
     lock(program)

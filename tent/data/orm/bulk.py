@@ -127,7 +127,7 @@ def _fetch(transaction: Any, model: Any, sql: str, params: Any) -> BufferedCurso
     try:
         cursor: BufferedCursor = transaction.fetch(sql, params)
     except BaseException:  # who knows whether it was done
-        transaction.unit.note_statement()
+        transaction.unit.note_statement(is_done=False)
         raise
     if model is None:
         transaction.unit.note_statement()

@@ -279,12 +279,13 @@ class Execution:
 
     def _fetch(self, sql: str, params: Any, locks: bool = False) -> BufferedCursor:
         code = without_strings(sql)
+        is_write = not only_reads(code)
         if controls_transactions(code):
             raise InvalidRequestError(
                 f"{shown(sql)} would end or begin transactions behind the session's back. Use its own verbs: commit(), "
                 "rollback(), begin(), begin_nested()."
             )
-        if not only_reads(code):
+        if is_write:
             self.transaction.refuse_if_read_only(shown(sql))
             if self.database.undoes_ddl or not commits_by_itself(code):
                 self.transaction.begin()
@@ -293,10 +294,12 @@ class Execution:
                     f"{shown(sql)} would commit the session's transaction: MariaDB and MySQL can't undo it. Call "
                     "commit() before it, or rollback()."
                 )
-            self.unit.note_statement()
+            self.unit.note_statement(is_done=False)
         elif locks or locks_rows(code):
             self.transaction.begin()
         cursor = self.transaction.fetch(sql, params)
+        if is_write:
+            self.unit.note_doubt(is_write=True)
         cursor.load = self.load
         return cursor
 

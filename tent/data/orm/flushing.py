@@ -123,5 +123,5 @@ class Attempt:
         self._persister.undo()
         if scope is None or not is_open:
             return False
-        transaction.unit.note_statement()
+        transaction.unit.note_statement(is_done=False)
         return bool(transaction.undo(scope.context))

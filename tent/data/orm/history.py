@@ -24,6 +24,7 @@ class Step:
     """What a flush did to some objects of one model."""
 
     inserted = False
+    is_write = False  # that a close which undoes it has to warn of, as no object tells of it
 
     def __init__(self, mapper: Any, instances: Sequence[Any]) -> None:
         self.mapper = mapper

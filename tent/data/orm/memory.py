@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import peewee
 
 from .cursor import BufferedCursor
 from .engine import abandon
+from .sql import only_reads, without_strings
 from .sqlite import SqliteEngine
 from .turn import Claim
 
@@ -32,12 +34,25 @@ class MemoryEngine(SqliteEngine):
     # Python's sqlite3 can't run two statements on one connection at once, in whatever mode SQLite itself is built
 
     def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
-        with self._mutex:
+        with self._alone(sql), self._mutex:
             return BufferedCursor.drain(super()._execute_cursor(sql, params, **options), self.describe)
 
     def execute_many(self, sql: str, rows: Sequence[Sequence[Any]], returns: bool = False) -> BufferedCursor:
-        with self._mutex:
+        with self._alone(sql), self._mutex:
             return super().execute_many(sql, rows, returns)
+
+    @contextmanager
+    def _alone(self, sql: str) -> Iterator[None]:
+        """Keep what the engine itself writes out of a session's transaction, with which it would be rolled back."""
+        if self.origin is not None or not self._turn.is_of_another(self._claim) or only_reads(without_strings(sql)):
+            yield
+            return
+        claim = Claim()
+        try:
+            self._take_turn(claim, self._lock_type)
+            yield
+        finally:
+            self._turn.give(claim)
 
     def _take_turn(self, claim: Claim, lock_type: str) -> None:
         waiting_is_vain = self._turn.is_of_this_thread()

@@ -297,10 +297,13 @@ class Session:
     def _warn_of_changes(self) -> None:
         unsaved = {**self._transaction.changed(), **self._unit.unflushed()}
         if unsaved:
+            what = f"unsaved changes of {len(unsaved)} object(s), such as {next(iter(unsaved.values()))!r}"
+        else:
+            what = "what statements have written, and no commit has saved"
+        if unsaved or any(step.is_write for step in self._transaction.steps()):
             warnings.warn(
-                f"The session was closed with unsaved changes of {len(unsaved)} object(s), such as "
-                f"{next(iter(unsaved.values()))!r}: they are lost. Call session.commit() before, or session.rollback() "
-                "to drop them.",
+                f"The session was closed with {what}: it is lost. Call session.commit() before, or session.rollback() "
+                "to drop it.",
                 UnsavedChangesWarning,
                 stacklevel=5,  # the line that closes the session, or ends its block
             )

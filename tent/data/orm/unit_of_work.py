@@ -274,23 +274,28 @@ class UnitOfWork:
 
     # What is known of relations, and until when
 
-    def note_statement(self) -> None:
-        """Note that rows were written, whichever these are: what was read of any is not what is read from now on."""
+    def note_statement(self, is_done: bool = True) -> None:
+        """Note that rows were written, whichever these are: what was read of any is not what is read from now on.
+
+        Unless `is_done`, what was written is undone, or that it failed is all that is known.
+        """
         self.loader.epoch += 1
-        self.note_doubt()
+        self.note_doubt(is_write=is_done)
 
     def note_bulk(self, model: Any) -> None:
         """Note that rows of a model were written, of which some may have no objects."""
         self._writings += 1
-        self.note_doubt()
+        self.note_doubt(is_write=True)
         for one in (model, *affected(model)):
             self.loader.note_moves(one)
 
-    def note_doubt(self) -> None:
+    def note_doubt(self, is_write: bool = False) -> None:
         """Note that a row which is read from now on may be another one once the transaction is rolled back."""
-        log = self.scopes[-1].log if self.scopes else None
-        if log is not None and not (log and isinstance(log[-1], Unseen)):
-            log.append(Unseen(self.loader))
+        if self.scopes:
+            log = self.scopes[-1].log
+            if not (log and isinstance(log[-1], Unseen)):
+                log.append(Unseen(self.loader))
+            log[-1].is_write |= is_write
 
     def note_flush(self, plan: Plan) -> None:
         """Note that a flush has written rows."""
