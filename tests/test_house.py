@@ -54,6 +54,7 @@ ROOMS = [
     "orm.naming",
     "orm.query",
     "orm.plain",
+    "orm.arguments",
     "orm.joining",
     "orm.select",
     "orm.many_to_many",

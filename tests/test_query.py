@@ -104,6 +104,26 @@ def test_the_columns_of_rows_have_their_python_values(session: dbm.Session, peop
     assert session.query(Person.tags).filter_by(name="Ann").scalar() == ["a", "b"]
 
 
+def test_the_columns_of_a_query_for_rows_can_be_replaced_and_extended(
+    session: dbm.Session, people: list[Person]
+) -> None:
+    query = session.query(Person.id).order_by(Person.id)
+    for other in (query.select(Person.name, Person.age), query.columns(Person.name, Person.age)):
+        assert other.first() == ("Ann", 30)
+    assert query.select_extend(Person.name).first() == (people[0].id, "Ann")
+    assert query.first() == (people[0].id,)
+
+
+def test_the_columns_of_a_query_for_objects_can_be_replaced(engine: Any, people: list[Person]) -> None:
+    with dbm.open_session(engine) as session:
+        query = session.query(Person).order_by(Person.name)
+        for other in (query.select(Person.id, Person.name), query.columns(Person.id, Person.name)):
+            ann = other.first()
+            assert (ann.id, ann.name) == (people[0].id, "Ann")
+            with pytest.raises(dbm.UnloadedColumnError):
+                _ = ann.age
+
+
 def test_a_query_without_anything_to_query_is_refused(session: dbm.Session) -> None:
     with pytest.raises(dbm.ArgumentError, match="what to query"):
         session.query()

@@ -112,7 +112,9 @@ class _RelatedAccessor:
             return None
         if instance._committed is None:
             return Along(instance, self.relation)
-        raise without_session(instance, self.relation.name, f"or query {self.relation.model.__name__} itself")
+        model = self.relation.model.__name__
+        alternative = f"or query {model} itself; what query.prefetch({model}) loads can be read later"
+        raise without_session(instance, self.relation.name, alternative)
 
 
 class BackrefAccessor(_RelatedAccessor, peewee.BackrefAccessor):

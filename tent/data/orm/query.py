@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import peewee
 
-from .errors import ArgumentError, InvalidRequestError, article, shown
+from .arguments import field_of, model_in, refuse_no_conditions, refuse_no_value
+from .errors import ArgumentError, InvalidRequestError
 from .joining import steps
-from .json_sql import Late
 from .plain import Plain
 from .result import Result
 from .select import Select, is_entity, model_of
 from .shapes import conditions, equal, is_field_of, order
-from .tracking import MISSING, ColumnAccessor
+from .tracking import MISSING
 
 T = TypeVar("T")
 
@@ -69,7 +68,7 @@ class Query(Plain, Generic[T]):
     def _of_nodes(cls, entities: tuple[Any, ...]) -> Query[Any]:
         if not entities:
             raise ArgumentError("query() takes what to query: a model, or columns, as in query(User.id, User.name).")
-        model = _model_in(entities)
+        model = model_in(entities)
         query = cls(model, entities)
         query._entities = entities
         if isinstance(model, type) and all(is_field_of(model, entity) for entity in entities):
@@ -78,9 +77,27 @@ class Query(Plain, Generic[T]):
 
     # Building
 
+    def select(self, *columns: Any) -> Query[Any]:
+        """Return the query for other columns: of a model, objects that have just these, as with Peewee; else rows."""
+        query: Any = super().select(*columns)
+        if self._entities is not None and columns:
+            query._entities = columns
+        return query  # type: ignore[no-any-return]
+
+    def columns(self, *columns: Any) -> Query[Any]:
+        """As `select`."""
+        return self.select(*columns)
+
+    def select_extend(self, *columns: Any) -> Query[Any]:
+        """Return the query for more columns."""
+        query: Query[Any] = super().select_extend(*columns)
+        if self._entities is not None:
+            query._entities = (*self._entities, *columns)
+        return query
+
     def where(self, *expressions: Any) -> Query[T]:
         self._refuse_after_limit("where")
-        _refuse_no_conditions("where", expressions)
+        refuse_no_conditions("where", expressions)
         if self._is_plain:
             found = [one for expression in expressions for one in conditions(self.model, expression)]
             if None not in found:
@@ -90,7 +107,7 @@ class Query(Plain, Generic[T]):
     def filter(self, *expressions: Any, **django: Any) -> Query[T]:
         """Return the query with conditions added: expressions, or Peewee's keywords (`name__ilike="jo%"`)."""
         self._refuse_after_limit("filter")
-        _refuse_no_conditions("filter", expressions)
+        refuse_no_conditions("filter", expressions)
         if django or any(isinstance(expression, peewee.DQ) for expression in expressions):
             return super().filter(*expressions, **django)
         return self.where(*expressions)
@@ -113,9 +130,9 @@ class Query(Plain, Generic[T]):
         """Return the query with conditions `column = value` added; None means IS NULL, an object means its key."""
         self._refuse_after_limit("filter_by")
         model = self._join_ctx if self._joins and is_entity(self._join_ctx) else self.model
-        fields = [(_field(model, name), value) for name, value in values.items()]
+        fields = [(field_of(model, name), value) for name, value in values.items()]
         for field, value in fields:
-            _refuse_no_value(field, value)
+            refuse_no_value(field, value)
         if self._is_plain:
             found = [equal(field, value) for field, value in fields]
             if None not in found:
@@ -139,7 +156,7 @@ class Query(Plain, Generic[T]):
 
     def having(self, *expressions: Any) -> Query[T]:
         """Return the query with conditions added that the groups are to meet."""
-        _refuse_no_conditions("having", expressions)
+        refuse_no_conditions("having", expressions)
         return super().having(*expressions)
 
     def limit(self, value: Any = None) -> Query[T]:
@@ -378,64 +395,3 @@ class Query(Plain, Generic[T]):
                 f"{verb}() on a query that has a limit or an offset would change which rows those are. "
                 f"Call {verb}() first, then limit() and offset()."
             )
-
-
-def _field(entity: Any, name: str) -> Any:
-    """Return the field of a keyword of filter_by, which names it or its column."""
-    model = model_of(entity)
-    field = model._meta.combined.get(name)
-    if field is None:
-        raise InvalidRequestError(
-            f"{model.__name__} has no column {name!r}. Its columns: {', '.join(model._meta.sorted_field_names)}."
-        )
-    return field
-
-
-def _refuse_no_conditions(verb: str, expressions: Iterable[Any]) -> None:
-    """Refuse what the database would take for true, or false, whatever the rows have."""
-    for expression in expressions:
-        if isinstance(expression, str):
-            raise ArgumentError(f"{verb}() takes expressions, such as User.name == 'Joe', not text: {expression!r}.")
-        if isinstance(expression, bool):
-            raise ArgumentError(
-                f"{verb}() takes expressions, not {expression}, which Python makes of `in`, `is`, `not`, `and` and "
-                "`or`. Write User.name.in_(…), User.name.is_null(), ~(…), &, |."
-            )
-
-
-def _refuse_no_value(field: Any, value: Any) -> None:
-    """Refuse what a column can't be equal to."""
-    if isinstance(value, peewee.Model) and isinstance(field, peewee.ForeignKeyField):
-        if not isinstance(value, field.rel_model):
-            raise ArgumentError(f"{field.name} is {article(field.rel_model.__name__)}, or its key, not {value!r}.")
-    elif isinstance(value, (list, tuple, set)) and field.accessor_class is ColumnAccessor:
-        raise ArgumentError(f"{field.name} is one value, not {shown(value)}. For any of these: {field.name}.in_(…).")
-
-
-def _model_in(nodes: Iterable[Any]) -> Any:
-    """Return the model, or the alias of one, that the first column of these belongs to."""
-    waiting = list(nodes)
-    while waiting:
-        node = waiting.pop(0)
-        if is_entity(node):
-            return node
-        if isinstance(node, peewee.Field):
-            return node.model
-        if isinstance(node, peewee.WrappedNode):
-            waiting.append(node.node)
-        elif isinstance(node, peewee.JSONPath):
-            waiting.append(node._field)  # type: ignore[attr-defined]
-        elif isinstance(node, (peewee.Function, Late)):
-            waiting.extend(node.arguments or ())
-        elif isinstance(node, peewee.Expression):
-            waiting.extend((node.lhs, node.rhs))
-        elif isinstance(node, peewee.NodeList):
-            waiting.extend(node.nodes)
-        elif isinstance(node, peewee.Case):
-            waiting.extend((node.predicate, *itertools.chain(*node.expression_tuples), node.default))
-        elif isinstance(node, peewee.Window):
-            waiting.extend((*(node.partition_by or ()), *(node.order_by or ())))
-    raise ArgumentError(
-        "query() takes models and their columns, or expressions of them; it found none here. "
-        "For other selections use session.execute() with a Peewee query."
-    )
