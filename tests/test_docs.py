@@ -23,27 +23,54 @@ PREAMBLE = (
 )
 
 
-def program(page: Path) -> str:
-    """Return the Python examples of a page as one program, with the page's own line numbers, from the second on."""
+def examples(page: Path) -> list[tuple[int, str | None, str]]:
+    """Return the Python examples of a page: the first line of each, the file that this line names, and the code."""
     text = page.read_text(encoding="utf-8")
+    found = re.finditer(r"^```python\n((?:# (\w+\.py)\n)?.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(text.count("\n", 0, match.start(1)) + 1, match.group(2), match.group(1)) for match in found]
+
+
+def program(page: Path) -> str:
+    """Return the examples that are no files as one program, with the page's own line numbers, from the second on."""
     code = PREAMBLE
-    for match in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        line = text.count("\n", 0, match.start(1)) + 1
-        code += "\n" * (line - 1 - code.count("\n")) + match.group(1)
+    for line, file, example in examples(page):
+        if file is None:
+            code += "\n" * (line - 1 - code.count("\n")) + example
     return code
 
 
-@pages
-def test_the_python_examples_run_in_order(page: Path, tmp_path: Path) -> None:
+def write_files(page: Path, folder: Path) -> list[str]:
+    """Write the examples that are files, with the page's own line numbers, and return their names."""
+    files = {file: "\n" * (line - 1) + example for line, file, example in examples(page) if file is not None}
+    for file, code in files.items():
+        (folder / file).write_text(code, encoding="utf-8")
+    return list(files)
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     # In a process of their own: their models must not be among those of the other tests.
-    run = subprocess.run(
-        [sys.executable, "-X", "utf8", "-W", "error", "-c", program(page)],
-        cwd=tmp_path,
+    return subprocess.run(
+        [sys.executable, "-X", "utf8", "-W", "error", *arguments],
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         encoding="utf-8",
     )
-    assert (run.stdout, run.stderr) == ("", "")
+
+
+@pages
+def test_the_python_examples_run_in_order(page: Path, tmp_path: Path) -> None:
+    write_files(page, tmp_path)
+    done = run(tmp_path, "-c", program(page))
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+@pages
+def test_the_tests_among_the_examples_pass(page: Path, tmp_path: Path) -> None:
+    tests = [name for name in write_files(page, tmp_path) if name.startswith("test_")]
+    if tests:
+        done = run(tmp_path, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *tests)
+        assert done.returncode == 0, done.stdout
 
 
 @pages
@@ -58,6 +85,12 @@ def test_each_config_can_be_read(page: Path) -> None:
 def test_what_it_names_of_dbm_is_there(page: Path) -> None:
     named = set(re.findall(r"\bdbm\.(\w+)", page.read_text(encoding="utf-8")))
     assert named <= set(dbm.__all__)
+
+
+@pages
+def test_what_it_names_of_a_session_is_there(page: Path) -> None:
+    named = re.findall(r"\bsession\.(\w+)", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not hasattr(dbm.Session, name) and name not in ("engine", "remove")] == []
 
 
 @pages
