@@ -93,6 +93,17 @@ def test_what_it_names_of_a_session_is_there(page: Path) -> None:
     assert [name for name in named if not hasattr(dbm.Session, name) and name not in ("engine", "remove")] == []
 
 
+@pytest.mark.parametrize(
+    ("what", "kind"), [("a session", dbm.Session), ("a query", dbm.Query), ("a result", dbm.Result)]
+)
+def test_the_verbs_that_are_said_to_be_those_of_sqlalchemy_are_there(what: str, kind: type) -> None:
+    page = (ROOT / "docs/sqlalchemy.md").read_text(encoding="utf-8")
+    listed = re.search(rf"^- of {what}: (.*?)[;.]$", page, re.MULTILINE | re.DOTALL)
+    assert listed is not None
+    names = re.findall(r"`(\w+)`", listed.group(1))
+    assert names and [name for name in names if not hasattr(kind, name)] == []
+
+
 @pages
 def test_the_files_that_it_names_are_there(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
