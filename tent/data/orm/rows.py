@@ -40,8 +40,15 @@ def reader_of(convert: Callable[[Any], Any]) -> ReadAll:
 
 
 def read_decimals(values: Values) -> Values:
-    """Return numbers as decimals, as they show."""
-    return values if set(map(type, values)) == {decimal.Decimal} else list(map(decimal.Decimal, map(str, values)))
+    """Return numbers as decimals, as they show. Those that come again, as prices and rates do, are read once."""
+    kinds = set(map(type, values))
+    if kinds == {decimal.Decimal}:
+        return values
+    distinct = set(values)
+    if len(kinds) > 1 or 0 in distinct or 2 * len(distinct) > len(values):  # 1 is 1.0, and 0.0 is -0.0, but shows apart
+        return list(map(decimal.Decimal, map(str, values)))
+    read = dict(zip(distinct, map(decimal.Decimal, map(str, distinct))))
+    return list(map(read.__getitem__, values))
 
 
 def read_json_texts(values: Values) -> Values:
