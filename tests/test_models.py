@@ -349,6 +349,28 @@ def test_a_property_that_can_not_be_set_is_a_type_error() -> None:
         Ship(title="HMS Ark")
 
 
+@pytest.mark.parametrize("verb", ["save", "create", "delete_instance"])
+def test_peewees_verbs_of_a_model_that_is_bound_to_no_database_name_those_of_a_session(verb: str) -> None:
+    person: Any = Person if verb == "create" else Person(name="Ann")
+    with pytest.raises(peewee.InterfaceError, match=r"Person is bound to no database.*session\.(add|delete)\(obj\)"):
+        getattr(person, verb)()
+
+
+def test_a_query_that_is_bound_to_no_database_says_where_to_run_it() -> None:
+    with pytest.raises(peewee.InterfaceError, match=r"session\.execute\(query\).*query\.execute\(engine\)"):
+        list(Person.select())
+
+
+def test_peewees_verbs_work_on_a_model_that_is_bound(engine: Any) -> None:
+    with engine.bind_ctx([Person]):
+        ann = Person.create(name="Ann")
+        ann.name = "Anna"
+        assert ann.save() == 1
+        assert [person.name for person in Person.select()] == ["Anna"]
+        assert ann.delete_instance() == 1
+        assert Person.select().count() == 0
+
+
 def test_a_constructor_of_its_own_can_take_more() -> None:
     class Ship(dbm.declarative_base()):  # type: ignore[misc]
         name = peewee.CharField()

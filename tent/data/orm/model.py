@@ -218,6 +218,16 @@ class ModelRoot(peewee.Model):
         """Return Peewee's raw query; a session that executes it gives its own objects."""
         return Raw(cls, sql, params)
 
+    def save(self, *args: Any, **options: Any) -> Any:
+        """Peewee's, for a model that is bound to a database; a session saves its objects by `commit`."""
+        _check_bound(self, "Add the object to a session, session.add(obj), and session.commit()")
+        return super().save(*args, **options)
+
+    def delete_instance(self, *args: Any, **options: Any) -> Any:
+        """Peewee's, for a model that is bound to a database; a session deletes its objects by `delete`."""
+        _check_bound(self, "Delete the object in its session, session.delete(obj), and session.commit()")
+        return super().delete_instance(*args, **options)
+
     @peewee.Model._pk.getter  # type: ignore[attr-defined,untyped-decorator]
     def _pk(self) -> Any:
         """The key, as Peewee has it; None when it was not loaded: the object is equal to no other then."""
@@ -331,6 +341,12 @@ def refuse_unmapped(instance: Any) -> None:
         f"{instance!r} is {article(type(instance).__name__)}; an object of a model was expected, that is of a "
         "class that inherits from dbm.Base."
     )
+
+
+def _check_bound(instance: Any, remedy: str) -> None:
+    if instance._meta.database is None:
+        name = type(instance).__name__
+        raise peewee.InterfaceError(f"{name} is bound to no database. {remedy}, or bind it: engine.bind_ctx([{name}]).")
 
 
 def _check_settable(instance: Any, name: str) -> None:

@@ -21,8 +21,18 @@ class _LoadsObjects:
     """Executed in a session, a query on a model gives the session's objects; elsewhere, what Peewee gives."""
 
     model: Any
+    _database: Any
     _constructor: Any
     _row_type: Any
+
+    def execute(self, database: Any = None) -> Any:
+        """Run the query on a database, as Peewee's does. Raises `peewee.InterfaceError` when it is for none."""
+        if database is None and self._database is None:
+            raise peewee.InterfaceError(
+                f"A query on {model_of(self.model).__name__} is bound to no database. Run it in a session, "
+                "session.execute(query), or on an engine, query.execute(engine)."
+            )
+        return super().execute(database)  # type: ignore[misc]
 
     def _execute(self, database: Any) -> Any:
         with eager_loading():
