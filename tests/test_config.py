@@ -222,6 +222,15 @@ def test_a_misspelt_driver_gets_the_nearest_one() -> None:
     assert "did you mean 'sqlite'?" in str(refusal({"driver": "sqlit", "path": "a.db"}))
 
 
+@pytest.mark.parametrize("scheme", ["mysql+pymysql", "postgresql+psycopg2", "sqlite+pysqlite"])
+def test_the_scheme_of_sqlalchemys_urls_is_refused_with_ours(scheme: str) -> None:
+    assert f"did you mean '{scheme.partition('+')[0]}'?" in str(refusal(f"{scheme}://tent:s3cret@db1/tent"))
+
+
+def test_a_database_in_memory_takes_three_slashes_and_says_so() -> None:
+    assert "'sqlite:///:memory:'" in str(refusal("sqlite://:memory:"))
+
+
 @pytest.mark.parametrize("url", ["oracle:///a", "oracle://host/a", "oracle://joe:secret@host:1521/a"])
 def test_a_url_of_an_unknown_driver_is_refused_as_such(url: str) -> None:
     message = str(refusal(url))

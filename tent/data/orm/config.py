@@ -28,7 +28,8 @@ def read_config(config: Any) -> Checked:
     if driver is None:
         refuse(config, f"The config has no 'driver'. Add one, for example 'driver': 'sqlite'; known: {_known()}.")
     if not isinstance(driver, str) or driver not in DRIVERS:
-        refuse(config, f"Unknown driver {shown(driver)}{nearest(driver, DRIVERS)}; known: {_known()}.")
+        name = driver.partition("+")[0] if isinstance(driver, str) else driver  # SQLAlchemy's "mysql+pymysql"
+        refuse(config, f"Unknown driver {shown(driver)}{nearest(name, DRIVERS)}; known: {_known()}.")
     keys = DRIVERS[driver]
     for key in settings:
         if key != "driver" and key not in keys:

@@ -68,6 +68,8 @@ def read_url(url: str) -> Mapping[str, Any]:
 
 
 def _sqlite_url(url: str, scheme: str, place: str, path: str, arguments: dict[str, Any]) -> Mapping[str, Any]:
+    if place == ":memory:":
+        raise ValueError("A database in memory takes three slashes, too: 'sqlite:///:memory:'.")
     if place:
         raise ValueError(
             f"{masked_url(url)!r} has a host, and SQLite has none: a path takes three slashes ('sqlite:///tent.db'), "
