@@ -55,6 +55,7 @@ ROOMS = [
     "orm.query",
     "orm.plain",
     "orm.arguments",
+    "orm.compound",
     "orm.joining",
     "orm.select",
     "orm.many_to_many",

@@ -994,6 +994,37 @@ def test_a_union_of_the_sessions_queries_runs_in_the_session(session: dbm.Sessio
     assert {id(person) for person in young | old} == {id(people[1]), id(people[2])}
 
 
+@pytest.mark.parametrize("operation", ["union", "union_all", "intersect", "except_"])
+def test_a_union_has_the_verbs_of_a_query(session: dbm.Session, people: list[Person], operation: str) -> None:
+    young, most = session.query(Person).filter(Person.age < 25), session.query(Person).filter(Person.age < 35)
+    found = {"union": ["Ann", "Bob"], "union_all": ["Ann", "Bob", "Bob"], "intersect": ["Bob"], "except_": ["Ann"]}
+    both = getattr(most, operation)(young)
+    expected = found[operation]
+    assert sorted(names(both.all())) == expected
+    assert both.count() == len(expected)
+    assert both.first() in people
+    if len(expected) == 1:
+        assert both.one() is both.one_or_none() is next(one for one in people if one.name == expected[0])
+    else:
+        with pytest.raises(dbm.MultipleResultsFound):
+            both.one()
+    assert both.union(session.query(Person)).count() == 3
+
+
+def test_a_union_of_queries_for_rows_gives_rows(session: dbm.Session, people: list[Person]) -> None:
+    young = session.query(Person.name, Person.age).filter(Person.age < 25)
+    both = young | session.query(Person.name, Person.age).filter(Person.age > 35)
+    assert sorted((row.name, row.age) for row in both) == [("Bob", 20), ("Cid", 40)]
+    assert sorted(both.scalars()) == ["Bob", "Cid"]
+
+
+def test_a_union_runs_anew_each_time(session: dbm.Session, people: list[Person]) -> None:
+    both = session.query(Person).filter(Person.age < 25) | session.query(Person).filter(Person.age > 35)
+    assert len(both.all()) == 2
+    session.add(Person(name="Dan", age=50))
+    assert len(both.all()) == len(list(both)) == 3
+
+
 def test_a_query_without_a_model_runs_too(session: dbm.Session, people: list[Person]) -> None:
     table = peewee.Table("people", ["id", "name"])
     found = session.execute(table.select(table.name).where(table.id == people[0].id)).all()

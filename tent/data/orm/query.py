@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import peewee
 
 from .arguments import field_of, model_in, refuse_no_conditions, refuse_no_value
+from .compound import Rows
 from .errors import ArgumentError, InvalidRequestError
 from .joining import steps
 from .plain import Plain
-from .result import Result
-from .select import Select, is_entity, model_of
+from .select import Select, is_entity
 from .shapes import conditions, equal, is_field_of, order
 from .tracking import MISSING
 
 T = TypeVar("T")
 
 
-class Query(Plain, Generic[T]):
+class Query(Rows[T], Plain):  # type: ignore[misc]  # Peewee's first() and scalars() are others
     """A query of a session: every method of Peewee's `ModelSelect`, and SQLAlchemy's verbs.
 
     A query is immutable: each method returns a new one. It runs when it is iterated or asked for its rows, each time
@@ -28,7 +28,6 @@ class Query(Plain, Generic[T]):
     """
 
     _session: Any = None
-    _entities: tuple[Any, ...] | None = None  # what each row has, when rows are not objects
     _chunk: int | None = None
     locks = False
     if TYPE_CHECKING:  # what Peewee's stubs leave out
@@ -218,42 +217,7 @@ class Query(Plain, Generic[T]):
         keeping.__dict__.update(self.__dict__, _where=self._where)
         return keeping.prefetch(*bound, **options)
 
-    def union_all(self, other: Any) -> Any:
-        return super().union_all(other).bind(self._database)
-
-    def union(self, other: Any) -> Any:
-        return super().union(other).bind(self._database)
-
-    def intersect(self, other: Any) -> Any:
-        return super().intersect(other).bind(self._database)
-
-    def except_(self, other: Any) -> Any:
-        return super().except_(other).bind(self._database)
-
-    __add__ = union_all  # type: ignore[assignment]
-    __or__ = union  # type: ignore[assignment]
-    __and__ = intersect  # type: ignore[assignment]
-    __sub__ = except_  # type: ignore[assignment]
-
     # Running
-
-    def all(self) -> list[T]:
-        """Return the rows as a list."""
-        found = self.execute(self._database)
-        return found.row_cache if isinstance(found, Result) else list(found)
-
-    def first(self) -> T | None:  # type: ignore[override]
-        """Return the first row, or None. One row is asked for."""
-        rows = self._at_most(1).all()
-        return rows[0] if rows else None
-
-    def one(self) -> T:
-        """Return the only row. Raises `NoResultFound` or `MultipleResultsFound`."""
-        return Result(self._at_most(2).all(), self._what()).one()
-
-    def one_or_none(self) -> T | None:
-        """Return the only row, or None. Raises `MultipleResultsFound`."""
-        return Result(self._at_most(2).all(), self._what()).one_or_none()
 
     def get(self, key: Any = MISSING, database: Any = None) -> Any:  # type: ignore[override]
         """With a key, as `session.get`; without, as in Peewee: the first row, or raise the model's `DoesNotExist`."""
@@ -272,10 +236,6 @@ class Query(Plain, Generic[T]):
             return super().scalar(self._database, as_tuple, as_dict)
         row: Any = self.one_or_none()
         return row[0] if isinstance(row, tuple) else row
-
-    def scalars(self) -> list[Any]:  # type: ignore[override]
-        """Return the first column of each row; of a query for objects, the objects."""
-        return Result(self.all()).scalars().all()
 
     def count(self, clear_limit: bool = False) -> int:  # type: ignore[override]
         """Return the number of rows, as SQL counts them; a limit counts."""
@@ -362,17 +322,7 @@ class Query(Plain, Generic[T]):
             found = self._session._execution.run_plain(self)
             if found is not None:
                 return found
-        # A query runs each time anew, and holds on to no rows.
-        self._cursor_wrapper = None
-        try:
-            return super()._execute(database)
-        finally:
-            self._cursor_wrapper = None
-
-    def _at_most(self, count: int) -> Query[T]:
-        """Return the query for the first rows, at most `count` of them."""
-        limit = self._limit if isinstance(self._limit, int) else None
-        return self if limit is not None and 0 <= limit <= count else self.limit(count)
+        return super()._execute(database)
 
     def _slice(self, start: int, stop: int | None) -> Query[T]:
         """Return the query for the rows from `start` to `stop` of the rows that it has now."""
@@ -380,9 +330,6 @@ class Query(Plain, Generic[T]):
         wanted = None if stop is None else stop - start
         query = self.limit(min((n for n in (rest, wanted) if n is not None), default=None))
         return query.offset((self._offset or 0) + start) if start or self._offset else query
-
-    def _what(self) -> str:
-        return model_of(self.model).__name__ if self._entities is None else "row"
 
     def _refuse_names(self, verb: str, columns: Iterable[Any]) -> None:
         for column in columns:
