@@ -78,7 +78,7 @@ class Rows(Generic[T]):
     def _at_most(self, count: int) -> Rows[T]:
         """Return the query for the first rows, at most `count` of them."""
         limit = self._limit if isinstance(self._limit, int) else None
-        return self if limit is not None and 0 <= limit <= count else self.limit(count)  # type: ignore[no-any-return]
+        return self if limit is not None and 0 <= limit <= count else self.limit(count)
 
     def _what(self) -> str:
         return model_of(self.model).__name__ if self._entities is None else "row"
