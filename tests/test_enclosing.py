@@ -17,6 +17,7 @@ STEPS = st.one_of(
     st.tuples(st.just("set"), WHO, st.sampled_from("abcdef")),
     st.tuples(st.sampled_from(["add", "delete"]), WHO),
     st.tuples(st.sampled_from(["flush", "commit", "rollback"])),
+    st.tuples(st.just("other"), st.sampled_from(["set", "flush", "commit", "rollback"])),
 )
 PROGRAMS = st.recursive(
     st.lists(STEPS, max_size=4),
@@ -32,17 +33,23 @@ class Failure(Exception):
     pass
 
 
-def run(engine: Any, session: dbm.Session, people: list[Person], program: list[Any]) -> None:
+def run(session: dbm.Session, other: dbm.Session, people: list[Person], program: list[Any]) -> None:
+    """Run a program on the people of a session but for the last, who is the other one's."""
     for what, *rest in program:
         if what == "block":
-            with suppress(Failure), engine.atomic() as block:
-                run(engine, session, people, rest[0])
+            with suppress(Failure), session.engine.atomic() as block:
+                run(session, other, people, rest[0])
                 if rest[1] == "fails":
                     raise Failure
                 if rest[1] == "rolls back":
                     block.rollback()
         elif what == "set":
             people[rest[0]].name = rest[1]
+        elif what == "other" and rest[0] == "set":
+            people[-1].name += "x"
+        elif what == "other":
+            with suppress(dbm.InvalidRequestError):
+                getattr(other, rest[0])()
         elif what == "add":
             if people[rest[0]] not in session:
                 session.add(people[rest[0]])
@@ -50,7 +57,7 @@ def run(engine: Any, session: dbm.Session, people: list[Person], program: list[A
             if session.state(people[rest[0]]) == "persistent":
                 session.delete(people[rest[0]])
         else:
-            with suppress(dbm.InvalidRequestError):  # the transaction was begun outside of this block
+            with suppress(dbm.InvalidRequestError):  # the transaction was begun outside of what is open
                 getattr(session, what)()
 
 
@@ -67,20 +74,26 @@ def test_objects_agree_with_the_rows_however_blocks_nest_and_end(engine: Any, da
     @hypothesis.given(program=PROGRAMS)
     def tried(program: list[Any]) -> None:
         engine.execute_sql("DELETE FROM people")
-        people = [Person(name=f"p{number}") for number in range(4)]
-        with dbm.open_session(engine) as session:
+        people = [Person(name=f"p{number}") for number in range(5)]
+        with dbm.open_session(engine) as session, dbm.open_session(engine) as other:
             session.add_all(people[:2])
             session.commit()
-            run(engine, session, people, [("block", program, "ends")])
+            other.add(people[-1])
+            other.commit()
+            run(session, other, people, [("block", program, "ends")])
             assert not session.in_transaction()
-            rows = dict(Person.select(Person.id, Person.name).tuples().execute(engine))
+            assert not other.in_transaction()
             known = [person for person in people if session.state(person) == "persistent"]
-            committed = {p.id: p.name for p in known if p not in session.dirty and p not in session.deleted}
-            assert committed.items() <= rows.items()
-            assert {p.id for p in known} == set(rows)
-            # and the session goes on: what it says is what is written
+            pending = [*session.dirty, *session.deleted, *other.dirty]
+            assert {p.id: p.name for p in known if p not in pending}.items() <= rows(engine).items()
+            assert {p.id for p in known} == set(rows(engine))
+            # and the sessions go on: what they say is what is written
             session.commit()
-            rows = dict(Person.select(Person.id, Person.name).tuples().execute(engine))
-            assert rows == {p.id: p.name for p in people if session.state(p) == "persistent"}
+            other.commit()
+            assert rows(engine) == {p.id: p.name for p in people if session.state(p) == "persistent"}
 
     tried()
+
+
+def rows(engine: Any) -> dict[int, str]:
+    return dict(Person.select(Person.id, Person.name).tuples().execute(engine))

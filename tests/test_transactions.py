@@ -472,6 +472,40 @@ def test_objects_of_a_session_that_was_closed_within_engine_atomic_are_new_again
     assert stored(engine) == ["Bob"]
 
 
+def test_what_another_session_commits_within_a_transaction_in_engine_atomic_is_undone_with_it(
+    engine: Any, session: dbm.Session, other: dbm.Session, ann: Person
+) -> None:
+    bob = Person(name="Bob")
+    with engine.atomic():
+        ann.name = "Anna"
+        session.flush()
+        other.add(bob)
+        other.commit()
+        session.rollback()
+        assert (ann.name, other.state(bob)) == ("Ann", "transient")
+    other.add(bob)
+    other.commit()
+    assert stored(engine) == ["Ann", "Bob"]
+
+
+@pytest.mark.parametrize("verb", ["commit", "rollback", "close"])
+def test_a_transaction_in_engine_atomic_can_not_end_before_what_was_begun_after_it(
+    engine: Any, session: dbm.Session, other: dbm.Session, ann: Person, verb: str
+) -> None:
+    with engine.atomic():
+        ann.name = "Anna"
+        session.flush()
+        other.add(Person(name="Bob"))
+        other.flush()
+        with pytest.raises(dbm.InvalidRequestError, match=r"the transaction of another session.*End that first"):
+            getattr(session, verb)()
+        with engine.atomic(), pytest.raises(dbm.InvalidRequestError, match=r"a block of engine\.atomic\(\)"):
+            other.commit()
+        other.commit()
+        session.commit()
+    assert stored(engine) == ["Anna", "Bob"]
+
+
 def test_listeners_are_told_of_the_end_that_a_block_puts_to_a_transaction(
     engine: Any, session: dbm.Session, ann: Person
 ) -> None:

@@ -1,4 +1,7 @@
-"""The blocks of `engine.atomic()`: what sessions do within one is kept or undone with it."""
+"""The blocks of `engine.atomic()`: what sessions do within one is kept or undone with it.
+
+In a transaction of an engine a session has a savepoint, which is a block, too, of what other sessions do within it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ class Guest(Protocol):
     """What a session has done within a block."""
 
     def enter(self, block: Any) -> None:
-        """Note that a block has begun within the one that the session's transaction was begun in."""
+        """Note that another block has begun, within the one that the session's transaction was begun in."""
 
     def leave(self, is_kept: bool) -> None:
         """Let the session's objects agree with the rows: the block was committed, or else rolled back."""
@@ -24,79 +27,61 @@ class _Block:
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.guests: list[Guest] = []  # the oldest first
+        self.open: list[_Block] = [self]  # on the connection, the outermost first
 
     def commit(self, begin: bool = True) -> None:
         super().commit(begin=False)  # type: ignore[misc]
-        self._tell(is_kept=True)
+        self._end(is_kept=True)
         if begin:
-            self._begin()  # type: ignore[attr-defined]
+            self._begin_again()
 
     def rollback(self, begin: bool = True) -> None:
         try:
             super().rollback(begin=False)  # type: ignore[misc]
         finally:
-            self._tell(is_kept=False)
+            self._end(is_kept=False)
         if begin:
-            self._begin()  # type: ignore[attr-defined]
+            self._begin_again()
 
-    def _tell(self, is_kept: bool) -> None:
-        guests, self.guests = self.guests, []
-        enclosing = self._enclosing()
-        if is_kept and enclosing is not None:
-            enclosing.guests += guests
+    def _begin_again(self) -> None:
+        self._begin()  # type: ignore[attr-defined]
+        self.open.append(self)
+
+    def _end(self, is_kept: bool) -> None:
+        """Close the block, and with it what is open within it, and tell the guests."""
+        if self not in self.open:
+            return
+        place = self.open.index(self)
+        guests = [guest for block in self.open[place:] for guest in block.guests]
+        self.guests = []
+        del self.open[place:]
+        if is_kept and self.open:
+            self.open[-1].guests += guests
         with contextlib.ExitStack() as stack:  # all of them, whatever a listener raises; the last one first
             for guest in guests:
                 stack.callback(guest.leave, is_kept)
-
-    def _enclosing(self) -> _Block | None:
-        return None
 
 
 class Outermost(_Block, peewee._transaction):
     """A transaction of an engine."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.savepoints: list[_Block] = []  # those that are open
-
 
 class Inner(_Block, peewee._savepoint):
-    """A savepoint in a transaction of an engine."""
-
-    _outermost: Outermost | None = None
+    """A savepoint in a transaction of an engine: the engine's own, or a session's."""
 
     def __enter__(self) -> Any:
         entered = super().__enter__()
-        self._outermost = _outermost(self.db)
-        if self._outermost is not None:
-            for block in (self._outermost, *self._outermost.savepoints):
-                for guest in block.guests:
-                    guest.enter(self)
-            self._outermost.savepoints.append(self)
+        transactions = self.db._state.transactions
+        if transactions and isinstance(transactions[0], Outermost):
+            self.open = transactions[0].open
+            for guest in [guest for block in self.open for guest in block.guests]:
+                guest.enter(self)
+            self.open.append(self)
         return entered
-
-    def __exit__(self, *error: Any) -> None:
-        try:
-            super().__exit__(*error)
-        finally:
-            if self._outermost is not None and self in self._outermost.savepoints:
-                del self._outermost.savepoints[self._outermost.savepoints.index(self) :]
-
-    def _enclosing(self) -> _Block | None:
-        outermost = self._outermost
-        if outermost is None or self not in outermost.savepoints:
-            return outermost
-        place = outermost.savepoints.index(self)
-        return outermost.savepoints[place - 1] if place else outermost
 
 
 def block_of(database: Any) -> _Block | None:
     """Return the innermost open block on the connection of a database, or None."""
-    outermost = _outermost(database)
-    return outermost.savepoints[-1] if outermost is not None and outermost.savepoints else outermost
-
-
-def _outermost(database: Any) -> Outermost | None:
-    """Return the transaction that ends on the database; Peewee's are nested without any effect."""
-    transactions = database._state.transactions
-    return transactions[0] if transactions and isinstance(transactions[0], Outermost) else None
+    transactions = database._state.transactions  # of which Peewee's first one counts, and others have no effect
+    outermost = transactions[0] if transactions else None
+    return outermost.open[-1] if isinstance(outermost, Outermost) and outermost.open else None

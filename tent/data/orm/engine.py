@@ -294,8 +294,9 @@ class Engine(Kind, Pool):
         return super().transaction(*args, **options) if self.origin is not None else Outermost(self, *args, **options)
 
     def savepoint(self) -> Any:
-        """Return Peewee's context of a savepoint; as above."""
-        return super().savepoint() if self.origin is not None else Inner(self)
+        """Return Peewee's context of a savepoint; it tells the sessions within it, too."""
+        is_own = self.origin is not None and self._state is self._own_state
+        return super().savepoint() if is_own else Inner(self)
 
     def begin(self, isolation_level: str | None = None) -> None:
         first, *others = self.beginning(isolation_level or self.isolation_level)

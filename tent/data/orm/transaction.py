@@ -62,8 +62,8 @@ class Transaction:
             return
         self.database.acquire()
         try:
-            self.scopes.append(Scope(self._enter(isolation_level, read_only)))
             block = block_of(self.database)
+            self.scopes.append(Scope(self._enter(isolation_level, read_only)))
             if block is not None:
                 self.guest = _Guest(self, self.scopes[0])
                 block.guests.append(self.guest)
@@ -242,8 +242,8 @@ class Transaction:
         place = 0 if scope is None else self.scopes.index(scope)
         if any(inner.is_block for inner in self.scopes[place:]):
             raise InvalidRequestError(
-                f"The session can't be {how} here: a block of engine.atomic() was begun after its "
-                f"{'transaction' if scope is None else 'savepoint'}. Leave the block first."
+                f"The session can't be {how} here: after its {'transaction' if scope is None else 'savepoint'} a block "
+                "of engine.atomic() was begun, or the transaction of another session in one. End that first."
             )
 
     def refuse_in_listener(self, how: str, is_savepoint: bool = False) -> None:
@@ -401,7 +401,7 @@ class _Guest:
 
     def enter(self, block: Any) -> None:
         transaction = self._transaction()
-        if transaction is not None and transaction.guest is self:
+        if transaction is not None and transaction.guest is self and transaction.database is not block.db:
             scope = Scope(None, is_block=True)
             transaction.scopes.append(scope)
             block.guests.append(_Guest(transaction, scope))
