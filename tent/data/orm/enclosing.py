@@ -6,19 +6,21 @@ In a transaction of an engine a session has a savepoint, which is a block, too, 
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Protocol
+from typing import Any
 
 import peewee
 
 
-class Guest(Protocol):
+class Guest:
     """What a session has done within a block."""
 
     def enter(self, block: Any) -> None:
         """Note that another block has begun, within the one that the session's transaction was begun in."""
+        raise NotImplementedError
 
     def leave(self, is_kept: bool) -> None:
         """Let the session's objects agree with the rows: the block was committed, or else rolled back."""
+        raise NotImplementedError
 
 
 class _Block:

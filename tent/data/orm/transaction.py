@@ -9,7 +9,7 @@ from typing import Any
 import peewee
 
 from .cursor import BufferedCursor, close_quietly
-from .enclosing import block_of
+from .enclosing import Guest, block_of
 from .engine import Engine
 from .errors import CommitInDoubtError, FlushError, InvalidRequestError, explain, shown
 from .events import ROUNDS, Events
@@ -383,7 +383,7 @@ class Transaction:
         return callbacks
 
 
-class _Guest:
+class _Guest(Guest):
     """What a session does within a block of engine.atomic(), in a scope that was begun there, and commits there."""
 
     def __init__(self, transaction: Transaction, scope: Scope) -> None:

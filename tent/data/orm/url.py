@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qsl, unquote
 
 from .keys import ALIASES, DRIVERS, PORTS, SERVER
 
@@ -30,7 +29,10 @@ def masked_url(url: str) -> str:
 
 def read_url(url: str) -> Mapping[str, Any]:
     """Return the config that a URL stands for, unchecked. Raises `ValueError`."""
-    from playhouse import db_url  # imports every driver that is installed, so only when a URL is read
+    # Only when a URL is read: the one imports every driver that is installed, the other what reads addresses
+    from urllib.parse import parse_qsl, unquote
+
+    from playhouse import db_url
 
     scheme, separator, rest = url.partition("://")
     if not separator or "@" in scheme:
@@ -80,6 +82,8 @@ def _sqlite_url(url: str, scheme: str, place: str, path: str, arguments: dict[st
 
 
 def _server_url(url: str, scheme: str, place: str, database: str, arguments: dict[str, Any]) -> Mapping[str, Any]:
+    from urllib.parse import unquote
+
     login, _, hosts = place.rpartition("@")
     user, _, password = login.partition(":")
     found = {
