@@ -31,6 +31,12 @@ class Book(Local):
     named_after = peewee.ForeignKeyField(Shelf, field="name", backref="named", null=True, on_delete="set null")
 
 
+class Sticker(Local):
+    """Goes with the shelf whose name it has."""
+
+    shelf = peewee.ForeignKeyField(Shelf, field="name", on_delete="CASCADE")
+
+
 class Branch(Local):
     """A tree that falls as a whole."""
 
@@ -210,6 +216,45 @@ def test_objects_that_are_marked_too_are_deleted_once(session: Any, full: None) 
         session.delete(instance)
     session.commit()
     assert states(session, posts) == {"detached"}
+
+
+# Another row takes the value by which rows referred to the deleted one
+
+
+def test_a_new_object_that_refers_to_the_one_with_the_deleted_ones_value_stays(session: Any) -> None:
+    old, new = Shelf(name="poems"), Shelf(name="poems")
+    gone, sticker = Sticker(shelf=old), Sticker(shelf=new)
+    session.add_all([old, gone])
+    session.commit()
+    session.delete(old)
+    session.add_all([new, sticker])
+    session.commit()
+    assert (session.state(gone), session.state(sticker)) == ("detached", "persistent")
+    assert session.query(Sticker).all() == [sticker]
+
+
+def test_an_object_that_is_moved_to_the_one_with_the_deleted_ones_value_stays(session: Any) -> None:
+    old, new = Shelf(name="poems"), Shelf(name="poems")
+    sticker = Sticker(shelf=Shelf(name="plays"))
+    session.add_all([old, sticker])
+    session.commit()
+    session.delete(old)
+    sticker.shelf = new
+    session.commit()
+    assert session.state(sticker) == "persistent"
+    assert session.query(Sticker).one() is sticker
+
+
+def test_a_new_object_keeps_its_key_when_that_was_a_deleted_ones_value(session: Any) -> None:
+    old, new = Shelf(name="poems"), Shelf(name="poems")
+    parted, book = Book(named_after=old, lent_to=None), Book(named_after=new, lent_to=None)
+    session.add_all([old, parted])
+    session.commit()
+    session.delete(old)
+    session.add_all([new, book])
+    session.commit()
+    assert (parted.named_after, book.named_after) == (None, new)
+    assert session.query(Book.named_after).order_by(Book.id).all() == [(None,), ("poems",)]
 
 
 # SET NULL, SET DEFAULT, RESTRICT

@@ -54,6 +54,7 @@ class Persister:
         self.filled: list[Fill] = []  # each of one table's objects, which are all new or all not
         self.written: list[tuple[Column, Sequence[Any], Sequence[Any]]] = []  # what can change in place, and its text
         self.fallout: Fallout = {}
+        self.spared: set[tuple[int, str]] = set()  # foreign keys, by object and name, that no fallout has reached
         self._inserted: set[Any] = set()  # the models of new rows
         self._postponed: frozenset[tuple[int, str]] = frozenset()
 
@@ -90,6 +91,8 @@ class Persister:
         for names, group in shapes_of(mapper, instances).items():
             context = "inserting {} into " + mapper.table
             self._write(group, len(names), context, lambda some: self._insert(mapper, names, some))
+        if self.fallout:
+            self._spare(mapper, mapper.names, instances)
 
     def _insert(self, mapper: Mapper, names: tuple[str, ...], instances: Sequence[Any]) -> None:
         written = mapper.statement(("insert", names), lambda: InsertedColumns(self.database, mapper, names))
@@ -191,6 +194,8 @@ class Persister:
         for (mapper, names), group in groups.items():
             context = "updating {} in " + mapper.table
             self._write(group, 1, context, lambda some: self._update(mapper, names, some), most=10_000)
+            if self.fallout:
+                self._spare(mapper, names, [change.instance for change in group])
 
     def _update(self, mapper: Mapper, names: tuple[str, ...], changes: Sequence[Change]) -> None:
         updated = mapper.statement(("update", names), lambda: UpdatedColumns(mapper, names))
@@ -309,6 +314,13 @@ class Persister:
                     keys.append(key)
         if waiting:
             self.fill(waiting, name, keys)
+
+    def _spare(self, mapper: Mapper, names: Sequence[str], instances: Sequence[Any]) -> None:
+        """Note which objects refer by a deleted row's value to the one that has taken it: they were written later."""
+        for field in mapper.foreign_keys:
+            gone = self.fallout.get(field)
+            if gone and field.name in names:
+                self.spared.update((id(one), field.name) for one in instances if one.__data__.get(field.name) in gone)
 
     def _encode(self, columns: Columns, instances: Sequence[Any]) -> tuple[list[Sequence[Any]], list[str]]:
         """Return the values of columns as the driver takes them, and the names of those that have expressions.

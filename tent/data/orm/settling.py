@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from .cascading import CASCADE, SET_DEFAULT, Fallout, action
@@ -48,7 +48,7 @@ class Settlement:
         for mapper, instances in plan.new.items():
             self.inserted(mapper, instances, filled.get(mapper.model, ()))
         if persister.fallout:
-            self.fallout(persister.fallout)
+            self.fallout(persister.fallout, persister.spared)
         unit.settled()
 
     def _updates(self, plan: Plan, filled: Mapping[int, dict[str, Any]]) -> None:
@@ -144,12 +144,14 @@ class Settlement:
                     child.__data__[field.name] = keys[key]
                     self.updated(mapper, [child], [{field.name: key}])
 
-    def fallout(self, fallout: Fallout) -> None:
-        """Note what became of the rows that referred to deleted ones."""
+    def fallout(self, fallout: Fallout, spared: Collection[tuple[int, str]] = ()) -> None:
+        """Note what became of the rows that referred to deleted ones, but for the foreign keys that were spared."""
         unit = self._unit
         for field, values in fallout.items():
             unit.loader.note_moves(field.model)
             children = unit.referring(field, values)
+            if spared:
+                children = [child for child in children if (id(child), field.name) not in spared]
             if action(field) != CASCADE:
                 self._parted(field, children)
                 unit.note_doubt()  # a row of which there is no object yet has its key no more
