@@ -43,6 +43,22 @@ class Branch(Local):
     parent = peewee.ForeignKeyField("self", null=True, backref="twigs", on_delete="CASCADE")
 
 
+class Ring(Local):
+    """Each refers to another one, or to itself."""
+
+    following = peewee.ForeignKeyField("self", on_delete="CASCADE")
+
+
+class Nest(Local):
+    """Goes with the bird that goes with it."""
+
+    bird = peewee.DeferredForeignKey("Bird", null=True, on_delete="CASCADE")
+
+
+class Bird(Local):
+    nest = peewee.ForeignKeyField(Nest, on_delete="CASCADE")
+
+
 class Folder(Local):
     """A tree that falls apart."""
 
@@ -216,6 +232,64 @@ def test_objects_that_are_marked_too_are_deleted_once(session: Any, full: None) 
         session.delete(instance)
     session.commit()
     assert states(session, posts) == {"detached"}
+
+
+# Rows that go with each other
+
+
+def test_rows_that_refer_to_themselves_are_deleted_together(session: Any, statements: Statements) -> None:
+    branches = [Branch() for _ in range(3)]
+    for branch in branches:
+        branch.parent = branch
+    session.add_all(branches)
+    session.commit()
+    for branch in branches:
+        session.delete(branch)
+    with statements() as ran:
+        session.commit()
+    assert len([sql for sql in ran if sql.startswith("DELETE")]) == 1
+    assert session.query(Branch).count() == 0
+
+
+@pytest.mark.parametrize("marked", [(0,), (0, 1), (0, 2), (0, 1, 2, 3)])
+def test_rows_in_a_cycle_are_deleted_whichever_are_marked(session: Any, marked: tuple[int, ...]) -> None:
+    branches = [Branch() for _ in range(4)]
+    for branch, parent in zip(branches, branches[1:] + branches):
+        branch.parent = parent
+    session.add_all(branches)
+    session.commit()
+    for place in marked:
+        session.delete(branches[place])
+    session.commit()
+    assert states(session, branches) == {"detached"}
+    assert session.query(Branch).count() == 0
+
+
+@pytest.mark.parametrize("marked", [(0,), (0, 1)])
+def test_rows_in_a_cycle_that_nothing_breaks_are_deleted(session: Any, marked: tuple[int, ...]) -> None:
+    one, two = Ring(id=1, following=1), Ring(id=2, following=1)
+    session.add_all([one, two])
+    session.commit()
+    one.following = two
+    session.commit()
+    for place in marked:
+        session.delete([one, two][place])
+    session.commit()
+    assert states(session, [one, two]) == {"detached"}
+    assert session.query(Ring).count() == 0
+
+
+@pytest.mark.parametrize("marked", [(0,), (1,), (0, 1)])
+def test_rows_of_two_tables_that_go_with_each_other_are_deleted(session: Any, marked: tuple[int, ...]) -> None:
+    nest = Nest()
+    nest.bird = bird = Bird(nest=nest)
+    session.add(bird)
+    session.commit()
+    for place in marked:
+        session.delete([nest, bird][place])
+    session.commit()
+    assert states(session, [nest, bird]) == {"detached"}
+    assert (session.query(Nest).count(), session.query(Bird).count()) == (0, 0)
 
 
 # Another row takes the value by which rows referred to the deleted one

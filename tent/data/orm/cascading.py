@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .cursor import BufferedCursor
@@ -62,13 +62,14 @@ def foresee(
                     waiting.append((field.model, list(_rows(database, run, field, list(fresh)))))
 
 
-def fell(change: Any, fallout: Fallout) -> bool:
-    """Tell whether the database deletes a row by itself, with one that it refers to."""
-    return any(
-        action(field) == CASCADE and change.old([field.name])[0] in fallout[field]
-        for field in change.mapper.foreign_keys
-        if field in fallout
-    )
+def fell(change: Any, fallout: Fallout, spared: Collection[tuple[int, str]]) -> bool:
+    """Tell whether the database deletes a row by itself, with another that it refers to."""
+    for field in change.mapper.foreign_keys:
+        if field in fallout and action(field) == CASCADE and (id(change.instance), field.name) not in spared:
+            parent, own = change.old([field.name, field.rel_field.name])
+            if parent in fallout[field] and not (parent == own and field.rel_model is change.mapper.model):
+                return True
+    return False
 
 
 def _rows(database: Engine, run: Run, field: Any, values: Sequence[Any]) -> Iterator[Mapping[str, Any]]:

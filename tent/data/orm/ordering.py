@@ -11,7 +11,7 @@ from typing import Any
 
 import peewee
 
-from .cascading import SET_DEFAULT, SET_NULL, action
+from .cascading import CASCADE, SET_DEFAULT, SET_NULL, action
 from .change import Change
 from .commit_order import Edge, components
 from .mapper import Mapper
@@ -111,7 +111,8 @@ def _departures(operations: Sequence[Change]) -> Iterator[Edge[int]]:
         for field in change.mapper.foreign_keys:
             deleted = by_row.get((field.rel_model, field.rel_field.name, change.old([field.name])))
             if deleted is not None and deleted is not change:
-                yield Edge(id(deleted), id(change), change.verb == "delete" and field.null, ("key", field.name))
+                can_wait = change.verb == "delete" and (field.null or action(field) == CASCADE)
+                yield Edge(id(deleted), id(change), can_wait, ("key", field.name))
 
 
 def _slots_taken(operations: Sequence[Change]) -> Iterator[Edge[int]]:

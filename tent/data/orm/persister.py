@@ -240,15 +240,34 @@ class Persister:
 
     def delete(self, mapper: Mapper, changes: Sequence[Change]) -> None:
         """Delete rows by their keys, in a few statements. What the database does to others by that is in `fallout`."""
-        if mapper.referred:
-            rows = [dict(zip(mapper.referred, change.old(mapper.referred))) for change in changes]
-            foresee(self.database, self.database.fetch, self._may_hold, mapper.model, rows, self.fallout)
         if self.fallout:
-            changes = [change for change in changes if not fell(change, self.fallout)]
+            changes = self._standing(changes, self.fallout)
+        if mapper.referred:
+            foreseen = self._foresee(mapper, changes)
+            standing = self._standing(changes, foreseen) if foreseen and len(changes) > 1 else changes
+            if len(standing) < len(changes):
+                # The others go with one of these, or with one another: in a cycle, with the first of them.
+                firm = set(map(id, standing))
+                for part in [standing, *singles([change for change in changes if id(change) not in firm])]:
+                    self.delete(mapper, part)
+                return
+            for field, values in foreseen.items():
+                self.fallout.setdefault(field, set()).update(values)
         if not self.database.deletes_own_parents:
             self._part_from_themselves(mapper, changes)
         context = "deleting {} from " + mapper.table
         self._write(changes, len(found_by(mapper)), context, lambda some: self._delete(mapper, some))
+
+    def _foresee(self, mapper: Mapper, changes: Sequence[Change]) -> Fallout:
+        """Return what comes of the deletion of rows that are there."""
+        foreseen: Fallout = {}
+        rows = [dict(zip(mapper.referred, change.old(mapper.referred))) for change in changes]
+        foresee(self.database, self.database.fetch, self._may_hold, mapper.model, rows, foreseen)
+        return foreseen
+
+    def _standing(self, changes: Sequence[Change], fallout: Fallout) -> list[Change]:
+        """Return the changes whose rows the database doesn't delete by itself."""
+        return [change for change in changes if not fell(change, fallout, self.spared)]
 
     def _part_from_themselves(self, mapper: Mapper, changes: Sequence[Change]) -> None:
         """Let rows that are about to be deleted refer to themselves no more, where they can refer to nothing."""
@@ -266,6 +285,11 @@ class Persister:
     def _delete(self, mapper: Mapper, changes: Sequence[Change]) -> None:
         delete = mapper.statement("delete", lambda: Delete(mapper.table, found_by(mapper)))
         _check_count(mapper, changes, self.database.delete_rows(delete, _where(mapper, changes)), "delete")
+
+    def part(self, change: Change, name: str) -> None:
+        """Let a row that is to be deleted refer to nothing by a foreign key."""
+        self.put(change, name, None)
+        self.spared.add((id(change.instance), name))
 
     def put(self, change: Change, name: str, value: Any) -> None:
         """Put a value into one column of a row, as a step on the way."""

@@ -89,7 +89,8 @@ def _break(
                 vacated.add((edge.needs, name))
                 _vacate(persister, needed, name, values)
         elif change.verb == "delete":
-            persister.put(needed, name, None)
+            if needed.mapper.by_name[name].field.null:
+                persister.part(needed, name)  # else the database deletes the one with the other
         else:
             waiting.append((change, name))
     return waiting
