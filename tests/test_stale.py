@@ -99,6 +99,43 @@ def test_an_update_with_an_expression_of_a_row_that_is_gone_raises(session: Any,
     assert caught.value.object is person
 
 
+@pytest.mark.databases("sqlite")
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_a_new_row_that_gets_the_key_of_a_row_that_is_gone_is_not_taken_for_it(
+    session: Any, other: Any, engine: Any, is_deleted: bool
+) -> None:
+    old = Person(name="old")
+    session.add(old)
+    session.commit()
+    other.delete(other.get(Person, old.id))
+    other.commit()
+    new = Person(name="new")
+    session.add(new)
+    if is_deleted:
+        session.delete(old)
+    else:
+        old.name = "changed"
+    with pytest.raises(dbm.StaleDataError, match=r"new row.*is gone") as caught:
+        session.commit()
+    assert caught.value.object is old
+    session.expunge(old)
+    session.commit()
+    assert rows(engine, "SELECT id, name FROM people") == [(1, "new")]
+    assert session.get(Person, 1) is new
+
+
+@pytest.mark.databases("sqlite")
+def test_a_new_row_may_get_the_key_of_one_that_the_same_flush_deletes(session: Any, engine: Any) -> None:
+    old, new = Person(email="a@x"), Person(email="a@x")
+    session.add(old)
+    session.commit()
+    session.delete(old)
+    session.add(new)
+    session.commit()
+    assert rows(engine, "SELECT id FROM people") == [(1,)]
+    assert session.get(Person, 1) is new
+
+
 def test_a_stale_object_can_be_let_go_of_and_the_rest_committed(session: Any, engine: Any) -> None:
     one, two = Person(name="one"), Person(name="two")
     session.add_all([one, two])

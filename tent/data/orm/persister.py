@@ -55,7 +55,8 @@ class Persister:
         self.written: list[tuple[Column, Sequence[Any], Sequence[Any]]] = []  # what can change in place, and its text
         self.fallout: Fallout = {}
         self.spared: set[tuple[int, str]] = set()  # foreign keys, by object and name, that no fallout has reached
-        self._inserted: set[Any] = set()  # the models of new rows
+        self._inserted: dict[Any, list[Any]] = {}  # by model: new rows whose key the database makes
+        self._new_keys: dict[Any, set[Any]] = {}  # those keys, as far as somebody wanted to know
         self._postponed: frozenset[tuple[int, str]] = frozenset()
 
     def undo(self) -> None:
@@ -80,14 +81,15 @@ class Persister:
 
     def insert(self, mapper: Mapper, instances: Sequence[Any]) -> None:
         """Insert rows, which need none of each other, in a few statements for each set of columns."""
-        self._inserted.add(mapper.model)
+        inserted = self._inserted.setdefault(mapper.model, [])
         for field in mapper.foreign_keys:
             self._fill_foreign_key(field, instances)
-        if mapper.generated is not None and len(instances) > 1:
+        if mapper.generated is not None:
             new = [instance for instance in instances if instance.__data__.get(mapper.generated) is None]
-            keys = self.database.new_keys(len(new)) if new else []
+            keys = self.database.new_keys(len(new)) if len(new) > 1 else []
             if keys:
                 self.fill(new, mapper.generated, keys)
+            inserted += new
         for names, group in shapes_of(mapper, instances).items():
             context = "inserting {} into " + mapper.table
             self._write(group, len(names), context, lambda some: self._insert(mapper, names, some))
@@ -192,6 +194,7 @@ class Persister:
         if have_versions:
             groups = grouped(itertools.chain.from_iterable(groups.values()))
         for (mapper, names), group in groups.items():
+            self._refuse_taken_keys(mapper, group)
             context = "updating {} in " + mapper.table
             self._write(group, 1, context, lambda some: self._update(mapper, names, some), most=10_000)
             if self.fallout:
@@ -255,6 +258,7 @@ class Persister:
                 self.fallout.setdefault(field, set()).update(values)
         if not self.database.deletes_own_parents:
             self._part_from_themselves(mapper, changes)
+        self._refuse_taken_keys(mapper, changes)
         context = "deleting {} from " + mapper.table
         self._write(changes, len(found_by(mapper)), context, lambda some: self._delete(mapper, some))
 
@@ -307,6 +311,20 @@ class Persister:
             change.key = tuple(value if name == n else part for n, part in zip(names, change.key))
 
     # What they share
+
+    def _refuse_taken_keys(self, mapper: Mapper, changes: Sequence[Change]) -> None:
+        """Refuse to write a row whose key a new one has got: SQLite gives the key of a deleted last row again."""
+        inserted = self._inserted.get(mapper.model)
+        if inserted is None:
+            return
+        keys = self._new_keys.setdefault(mapper.model, set())
+        keys.update(instance.__data__.get(mapper.generated) for instance in inserted)
+        inserted.clear()
+        taken = [change for change in changes if change.verb != "link" and change.key in keys]
+        if taken:
+            error = StaleDataError(f"A new row in {mapper.table} got the key of one that was to be written.")
+            error.changes = taken  # type: ignore[attr-defined]
+            raise error
 
     def _write(
         self,
