@@ -78,6 +78,12 @@ class Street(Model):
     name = peewee.CharField()
 
 
+class Path(Model):
+    """Goes with its town, and is renamed with it."""
+
+    town = peewee.ForeignKeyField(Town, on_update="CASCADE", on_delete="CASCADE")
+
+
 class Stall(Model):
     """Has a key of two columns."""
 
@@ -823,6 +829,51 @@ def test_a_changed_key_reaches_the_children_in_memory(session: Any, engine: Any)
     assert street.town_id == "Bonn"
     assert street.town is town
     assert not session.dirty
+
+
+def test_a_child_that_is_moved_to_the_town_which_takes_a_name_does_not_follow_the_one_that_leaves_it(
+    session: Any, engine: Any
+) -> None:
+    leaving, taking = Town(name="a"), Town(name="b")
+    moved, staying = Street(town=taking, name="Main"), Street(town=leaving, name="High")
+    session.add_all([leaving, taking, moved, staying])
+    session.commit()
+    leaving.name, taking.name, moved.town = "c", "a", taking
+    session.add(new := Street(town=taking, name="New"))
+    session.commit()
+    assert [(street.town, street.town_id) for street in (moved, staying, new)] == [
+        (taking, "a"),
+        (leaving, "c"),
+        (taking, "a"),
+    ]
+    assert rows(engine, "SELECT town_id FROM streets ORDER BY name") == [("c",), ("a",), ("a",)]
+
+
+def test_a_child_is_moved_while_two_parents_swap_their_keys(session: Any, engine: Any) -> None:
+    one, two = Town(name="a"), Town(name="b")
+    streets = [Street(town=one, name="Main"), Street(town=two, name="High")]
+    session.add_all([one, two, *streets])
+    session.commit()
+    streets[0].town = two
+    one.name, two.name = "b", "a"
+    session.commit()
+    assert [street.town_id for street in streets] == ["a", "a"]
+    assert rows(engine, "SELECT town_id FROM streets") == [("a",), ("a",)]
+
+
+def test_a_child_that_follows_into_the_key_of_a_deleted_parent_does_not_go_with_that_one(
+    session: Any, engine: Any
+) -> None:
+    old, new = Town(name="a"), Town(name="b")
+    child, gone = Path(town=new), Path(town=old)
+    session.add_all([old, new, child, gone])
+    session.commit()
+    session.delete(old)
+    new.name = "a"
+    session.commit()
+    assert (session.state(child), session.state(gone)) == ("persistent", "detached")
+    assert child.town_id == "a"
+    assert rows(engine, "SELECT town_id FROM paths") == [("a",)]
 
 
 def test_a_child_that_is_added_as_its_parent_changes_its_key_gets_the_new_one(session: Any, engine: Any) -> None:

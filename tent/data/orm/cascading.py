@@ -1,4 +1,4 @@
-"""What a database does by itself to rows that refer to deleted ones (`on_delete`), and the session has to know."""
+"""What a database does by itself to rows that refer to others (`on_delete`, `on_update`): the session has to know."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from .statements import found_among
 CASCADE, SET_NULL, SET_DEFAULT = "CASCADE", "SET NULL", "SET DEFAULT"
 
 Run = Callable[[str, Any], BufferedCursor]
-Fallout = dict[Any, set[Any]]  # foreign keys, and the values by which rows referred to what was deleted
+Fallout = dict[Any, set[Any]]  # foreign keys, and the values by which rows referred to what was deleted, or renamed
 
 
 def action(field: Any) -> str | None:
     """Return what the database does to rows whose foreign key refers to a deleted row; None if it does nothing."""
     what = (field.on_delete or "").upper()
     return what if what in (CASCADE, SET_NULL, SET_DEFAULT) else None
+
+
+def follows(field: Any) -> bool:
+    """Tell whether the database lets rows follow when the key changes that their foreign key refers to."""
+    return (field.on_update or "").upper() == CASCADE
 
 
 def affected(model: Any) -> set[Any]:

@@ -12,7 +12,7 @@ import peewee
 from peewee import qualify_names  # type: ignore[attr-defined]
 
 from .blame import blaming, in_parts
-from .cascading import Fallout, action, fell, foresee
+from .cascading import Fallout, action, fell, follows, foresee
 from .change import Change, Groups, grouped
 from .column import Column, is_sql
 from .columns import Columns, InsertedColumns, UpdatedColumns, found_by, keys_beside, shapes_of
@@ -54,7 +54,8 @@ class Persister:
         self.filled: list[Fill] = []  # each of one table's objects, which are all new or all not
         self.written: list[tuple[Column, Sequence[Any], Sequence[Any]]] = []  # what can change in place, and its text
         self.fallout: Fallout = {}
-        self.spared: set[tuple[int, str]] = set()  # foreign keys, by object and name, that no fallout has reached
+        self.spared: set[tuple[int, str]] = set()  # foreign keys, by object and name, that a fallout does not reach
+        self._renamed: Fallout = {}
         self._inserted: dict[Any, list[Any]] = {}  # by model: new rows whose key the database makes
         self._new_keys: dict[Any, set[Any]] = {}  # those keys, as far as somebody wanted to know
         self._postponed: frozenset[tuple[int, str]] = frozenset()
@@ -93,7 +94,7 @@ class Persister:
         for names, group in shapes_of(mapper, instances).items():
             context = "inserting {} into " + mapper.table
             self._write(group, len(names), context, lambda some: self._insert(mapper, names, some))
-        if self.fallout:
+        if self.fallout or self._renamed:
             self._spare(mapper, mapper.names, instances)
 
     def _insert(self, mapper: Mapper, names: tuple[str, ...], instances: Sequence[Any]) -> None:
@@ -197,8 +198,9 @@ class Persister:
             self._refuse_taken_keys(mapper, group)
             context = "updating {} in " + mapper.table
             self._write(group, 1, context, lambda some: self._update(mapper, names, some), most=10_000)
-            if self.fallout:
+            if self.fallout or self._renamed:
                 self._spare(mapper, names, [change.instance for change in group])
+            self._note_renamed(mapper, names, group)
 
     def _update(self, mapper: Mapper, names: tuple[str, ...], changes: Sequence[Change]) -> None:
         updated = mapper.statement(("update", names), lambda: UpdatedColumns(mapper, names))
@@ -304,6 +306,7 @@ class Persister:
     def vacate(self, change: Change, name: str, value: Any) -> None:
         """Put a value into a column in the place of one that another row takes; if it is the key, keep track of it."""
         self.put(change, name, value)
+        self._note_renamed(change.mapper, [name], [change])
         names = change.mapper.key_names
         if names == (name,):
             change.key = value
@@ -358,11 +361,21 @@ class Persister:
             self.fill(waiting, name, keys)
 
     def _spare(self, mapper: Mapper, names: Sequence[str], instances: Sequence[Any]) -> None:
-        """Note which objects refer by a deleted row's value to the one that has taken it: they were written later."""
+        """Note which objects refer to a row that has taken the value of another: they do so since that one left it."""
         for field in mapper.foreign_keys:
-            gone = self.fallout.get(field)
-            if gone and field.name in names:
-                self.spared.update((id(one), field.name) for one in instances if one.__data__.get(field.name) in gone)
+            for left in (self.fallout, self._renamed):
+                if field in left and (name := field.name) in names:
+                    values = left[field]
+                    self.spared.update((id(one), name) for one in instances if one.__data__.get(name) in values)
+
+    def _note_renamed(self, mapper: Mapper, names: Sequence[str], changes: Sequence[Change]) -> None:
+        """Note the values that rows have left, by which others had referred to them, and that those follow."""
+        if mapper.referred.isdisjoint(names):
+            return
+        for field in filter(follows, mapper.model._meta.backrefs):
+            if field.rel_field.name in names:
+                left = self._renamed.setdefault(field, set())
+                left.update(value for change in changes for value in change.old([field.rel_field.name]))
 
     def _encode(self, columns: Columns, instances: Sequence[Any]) -> tuple[list[Sequence[Any]], list[str]]:
         """Return the values of columns as the driver takes them, and the names of those that have expressions.

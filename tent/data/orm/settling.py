@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from .cascading import CASCADE, SET_DEFAULT, Fallout, action
+from .cascading import CASCADE, SET_DEFAULT, Fallout, action, follows
 from .change import grouped
 from .column import Column
 from .history import Deleted, Inserted, Step, Updated
@@ -43,15 +43,17 @@ class Settlement:
         if plan.deletes or plan.switched:
             for (mapper, _), changes in [*plan.deletes.items(), *grouped(plan.switched).items()]:
                 self.deleted(mapper, [change.row for change in changes])
-        if plan.updates:
-            self._updates(plan, former)
+        moved = self._updates(plan, former) if plan.updates else {}
         for mapper, instances in plan.new.items():
             self.inserted(mapper, instances, filled.get(mapper.model, ()))
         if persister.fallout:
             self.fallout(persister.fallout, persister.spared)
+        if moved:  # last, as what follows may come to a value that a deleted row had
+            self._follow(moved, persister.spared)
         unit.settled()
 
-    def _updates(self, plan: Plan, filled: Mapping[int, dict[str, Any]]) -> None:
+    def _updates(self, plan: Plan, filled: Mapping[int, dict[str, Any]]) -> dict[Any, dict[Any, Any]]:
+        """Note that rows have new values, and return the keys, before and after, that others follow."""
         switched = set(map(id, plan.switched))
         moved: dict[Any, dict[Any, Any]] = {}
         for (mapper, names), changes in plan.updates.items():
@@ -59,7 +61,7 @@ class Settlement:
             formers = [_former(instance, names, filled.get(id(instance))) for instance in instances]
             self.updated(mapper, instances, formers)
             _note_moves(moved, mapper, instances, formers)
-        self._follow(moved)
+        return moved
 
     def _sorted(self, fills: Sequence[Fill]) -> tuple[dict[Any, list[Fill]], dict[int, dict[str, Any]]]:
         """Return what was filled into new objects, by model, and what others had before, by `id`."""
@@ -133,14 +135,14 @@ class Settlement:
 
     # What the database has done by itself
 
-    def _follow(self, moved: Mapping[Any, Mapping[Any, Any]]) -> None:
+    def _follow(self, moved: Mapping[Any, Mapping[Any, Any]], spared: Collection[tuple[int, str]]) -> None:
         """Let objects follow the rows that they refer to, when the key that they do it by has changed."""
         for field, keys in moved.items():
             mapper = self._unit.loader.mapper(field.model)
             self._unit.loader.note_moves(field.model)
             for child in self._unit.referring(field, keys):
                 key = child.__data__[field.name]
-                if field.name not in child._committed:
+                if field.name not in child._committed and (id(child), field.name) not in spared:
                     child.__data__[field.name] = keys[key]
                     self.updated(mapper, [child], [{field.name: key}])
 
@@ -209,7 +211,7 @@ def _note_moves(
 ) -> None:
     """Note the keys, before and after, by which the database lets other rows follow updated ones."""
     for field in mapper.model._meta.backrefs:
-        if (field.on_update or "").upper() == "CASCADE":
+        if follows(field):
             name = field.rel_field.name
             for instance, former in zip(instances, formers):
                 if name in former:
