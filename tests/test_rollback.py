@@ -579,6 +579,21 @@ def test_an_object_deleted_before_a_savepoint_and_added_within_is_deleted_again(
     assert session.query(Person).one() is person
 
 
+def test_an_object_deleted_before_a_savepoint_and_added_and_deleted_within_is_deleted(session: dbm.Session) -> None:
+    person = saved(session, name="Jo")
+    session.delete(person)
+    nested = session.begin_nested()
+    session.add(person)
+    session.flush()
+    session.delete(person)
+    session.flush()
+    nested.rollback()
+    assert session.state(person) == "deleted"
+    session.rollback()
+    assert session.state(person) == "persistent"
+    assert session.query(Person).one() is person
+
+
 def test_a_new_object_that_is_deleted_within_a_savepoint_is_back_after_it(session: dbm.Session) -> None:
     person = Person(name="Jo")
     session.add(person)

@@ -79,7 +79,10 @@ class Inserted(Step):
             books.pop(id(instance), None)
         instance._committed, instance._given = None, given
         instance._along = self.along.get(id(instance))
-        if was_deleted:
+        if was_deleted and id(instance) in self.gone:
+            instance._committed, instance._given = DELETED, None  # inserted and deleted, it is as it was before that
+            unit.gone[id(instance)] = instance
+        elif was_deleted:
             instance._owner = None  # inserted and deleted, it comes to nothing
         elif instance._owner is unit.owner:
             unit.new[id(instance)] = instance
