@@ -22,6 +22,14 @@ class Page(Model):
     version = dbm.VersionField()
 
 
+class Chapter(Model):
+    """A row with a version that refers to others."""
+
+    before = peewee.ForeignKeyField("self", null=True)
+    place = peewee.IntegerField(unique=True, null=True)
+    version = dbm.VersionField()
+
+
 class Line(Model):
     page = peewee.ForeignKeyField(Page, backref="lines")
 
@@ -285,6 +293,23 @@ def test_a_version_that_is_set_by_hand_is_written_and_the_loaded_one_checked(
     page.version = 20
     with pytest.raises(dbm.StaleDataError):
         session.commit()
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, 2), (50, 50)])
+def test_a_row_that_is_written_twice_in_a_flush_counts_once(
+    session: Any, engine: Any, given: int | None, found: int
+) -> None:
+    old = Chapter(place=1)
+    session.add(old)
+    session.commit()
+    new = Chapter(before=old, place=1)
+    old.before, old.place = new, 2  # it gives up its place for the new one, and then waits for the key of that
+    if given is not None:
+        old.version = given
+    session.add(new)
+    session.commit()
+    assert old.version == found
+    assert rows(engine, "SELECT place, before_id, version FROM chapters ORDER BY id") == [(2, 2, found), (1, 1, 1)]
 
 
 def test_no_net_change_does_not_count(session: Any, page: Page, statements: Callable[[], Any]) -> None:

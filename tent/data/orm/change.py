@@ -12,9 +12,9 @@ from .tracking import committed_value
 class Change:
     """The change set of an object: which columns to write, and the key to find its row by.
 
-    `verb` is "insert", "update", "delete", or "link": an update that completes an insert and counts no version. `row`
-    is the object that knows what the row has; it is another one than `instance` when a new object takes over the row
-    of a deleted one.
+    `verb` is "insert", "update", "delete", or "link": an update that completes what was written of the row
+    before, and counts no version. `row` is the object that knows what the row has; it is another one than `instance`
+    when a new object takes over the row of a deleted one.
     """
 
     __slots__ = ("instance", "key", "mapper", "names", "row", "verb", "version")

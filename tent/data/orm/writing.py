@@ -126,5 +126,7 @@ def _levels(operations: dict[int, Change], edges: Sequence[Edge[int]]) -> tuple[
 
 def _second_update(change: Change, names: Sequence[str]) -> Change:
     instance, mapper = change.instance, change.mapper
-    verb = "link" if change.verb == "insert" else "update"
-    return Change(verb, instance, mapper, tuple(sorted(names)), mapper.key_given(instance.__data__))
+    second = Change("link", instance, mapper, tuple(sorted(names)), mapper.key_given(instance.__data__))
+    if mapper.version is not None:
+        second.version = instance.__data__.get(mapper.version)  # the first write has put it into the row
+    return second
