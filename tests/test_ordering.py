@@ -95,6 +95,14 @@ class Stall(Model):
         primary_key = peewee.CompositeKey("row", "number")
 
 
+class Parcel(Model):
+    """The database gives values to two columns."""
+
+    code = peewee.CharField(primary_key=True)
+    state = peewee.CharField(null=True, constraints=[peewee.SQL("DEFAULT 'new'")])
+    weight = peewee.IntegerField(constraints=[peewee.SQL("DEFAULT 8")])
+
+
 class Seen(Model):
     """What a trigger has seen of a person."""
 
@@ -749,6 +757,41 @@ def test_two_row_switches_can_swap_a_unique_value(session: Any, engine: Any) -> 
     session.add_all([Person(id=1, email="2@x"), Person(id=2, email="1@x")])
     session.commit()
     assert rows(engine, "SELECT id, email FROM people ORDER BY id") == [(1, "2@x"), (2, "1@x")]
+
+
+@pytest.mark.parametrize("values", [{}, {"weight": 5}, {"state": "sent"}])
+def test_a_new_row_with_the_key_of_a_deleted_one_gets_what_the_database_gives_by_default(
+    session: Any, engine: Any, values: dict[str, Any]
+) -> None:
+    old = Parcel(code="a", state="old", weight=1)
+    session.add(old)
+    session.commit()
+    session.delete(old)
+    new = Parcel(code="a", **values)
+    session.add(new)
+    session.flush()
+    expected = {"code": "a", "state": "new", "weight": 8, **values}
+    assert new.__data__ == expected
+    session.rollback()
+    assert session.get(Parcel, "a") is old
+    session.delete(old)
+    session.add(new)
+    session.commit()
+    assert rows(engine, "SELECT code, state, weight FROM parcels") == [tuple(expected.values())]
+    assert session.get(Parcel, "a") is new
+
+
+def test_a_new_row_that_leaves_nothing_to_the_database_takes_over_the_deleted_one(
+    session: Any, statements: Callable[[], Any]
+) -> None:
+    old = Parcel(code="a")
+    session.add(old)
+    session.commit()
+    session.delete(old)
+    session.add(Parcel(code="a", state=None, weight=2))
+    with statements() as ran:
+        session.commit()
+    assert writes(ran) == ["UPDATE parcels"]
 
 
 def test_a_chain_of_keys_moves_up(session: Any, engine: Any) -> None:

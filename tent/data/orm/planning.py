@@ -19,7 +19,8 @@ K = TypeVar("K")
 class Plan:
     """What one flush writes: new objects by their tables, and changes in groups.
 
-    A new object with the key of a deleted one takes over its row: it is in `updates`, and in `switched`.
+    A new object with the key of a deleted one takes over its row: it is in `updates`, and in `switched`. When it leaves
+    values to the database, which gives them to new rows only, the one row is deleted and the other inserted.
     """
 
     def __init__(self, new: dict[Mapper, list[Any]], updates: Groups, deletes: Groups) -> None:
@@ -56,8 +57,9 @@ class Plan:
         gone: set[int] = set()
         for insert in self.inserts():
             mapper = insert.mapper
-            former = deleted.pop((mapper.model, mapper.key_given(insert.instance.__data__)), None)
-            if former is not None:
+            data = insert.instance.__data__
+            former = deleted.pop((mapper.model, mapper.key_given(data)), None)
+            if former is not None and all(name in data for name in mapper.optional):
                 given = insert.instance._given or ()
                 left = {*mapper.key_names, *({mapper.version} - set(given))}
                 names = tuple(name for name in mapper.names if name not in left)
