@@ -109,6 +109,14 @@ class Seen(Model):
     person = peewee.IntegerField()
 
 
+class Coupon(Model):
+    """Has unique values that can be given in several types."""
+
+    code = peewee.UUIDField(unique=True, null=True)
+    number = peewee.IntegerField(unique=True, null=True)
+    follows = peewee.ForeignKeyField("self", null=True)
+
+
 @pytest.fixture(autouse=True)
 def tables(engine: Any) -> None:
     dbm.install_tables(engine, models=Model)
@@ -1066,6 +1074,47 @@ def test_rows_can_swap_unique_values_of_any_plain_type(session: dbm.Session, fie
     first.value, second.value = two, one
     session.commit()
     assert session.query(Badge.value).order_by(Badge.id).all() == [(two,), (one,)]
+
+
+GIVEN = [("code", uuid.UUID(int=1), str(uuid.UUID(int=1))), ("number", 1, "1")]
+
+
+@pytest.mark.parametrize(("name", "value", "given"), GIVEN)
+def test_a_unique_value_can_be_taken_in_another_type(session: Any, name: str, value: Any, given: Any) -> None:
+    old, new = Coupon(**{name: value}), Coupon(**{name: given})
+    session.add(old)
+    session.commit()
+    session.delete(old)
+    session.add(new)
+    session.commit()
+    assert getattr(new, name) == value
+    assert session.query(Coupon).all() == [new]
+
+
+def test_two_rows_can_swap_unique_values_that_are_given_in_another_type(session: Any, engine: Any) -> None:
+    one, two = Coupon(number=1), Coupon(number=2)
+    session.add_all([one, two])
+    session.commit()
+    one.number, two.number = "2", "1"
+    session.commit()
+    assert (one.number, two.number) == (2, 1)
+    assert rows(engine, "SELECT number FROM coupons ORDER BY id") == [(2,), (1,)]
+
+
+def test_a_parent_given_by_a_key_of_another_type_is_inserted_first(session: Any, engine: Any) -> None:
+    session.add_all([Coupon(id=1, follows="2000"), *[Coupon(id=number) for number in range(2, 2_001)]])
+    session.commit()
+    assert rows(engine, "SELECT follows_id FROM coupons WHERE id = 1") == [(2000,)]
+
+
+def test_a_value_that_a_unique_column_can_not_hold_is_refused_by_name(session: Any) -> None:
+    old = Coupon(code=uuid.UUID(int=1))
+    session.add(old)
+    session.commit()
+    session.delete(old)
+    session.add(Coupon(code="no code"))
+    with pytest.raises(peewee.DataError, match=r"Coupon\.code .* can't hold 'no code'"):
+        session.commit()
 
 
 def test_a_table_that_refers_to_itself_does_not_change_the_order_of_others(session: dbm.Session) -> None:

@@ -31,8 +31,9 @@ class Change:
         self.version = committed_value(self.row, mapper.version) if mapper.version else None
 
     def new(self, names: Iterable[str]) -> tuple[Any, ...]:
-        """Return the values that these columns will have."""
-        return tuple(self.instance.__data__.get(name) for name in names)
+        """Return the values that these columns will have, in the types that rows have them in."""
+        data, columns = self.instance.__data__, self.mapper.by_name
+        return tuple([columns[name].in_row(data.get(name)) for name in names])
 
     def old(self, names: Iterable[str]) -> tuple[Any, ...]:
         """Return the values that these columns have in the row."""

@@ -180,6 +180,15 @@ class Column:
         """Return a value as it would come back from the database: "1" as 1 for an integer column."""
         return self.converted(value, self.encoded_one(value))
 
+    def in_row(self, value: Any) -> Any:
+        """Return a value that is to be written as its row will have it, or as it is when that can't be told yet."""
+        if value is None or self.type is None or type(value) in self.type or isinstance(value, peewee.Node):
+            return value
+        try:
+            return self.normal(value)
+        except peewee.DataError:
+            return value  # the column can't hold it, as the statement will tell
+
 
 class Treatment:
     """What is done to values of a column, which are of certain types, when they are written."""

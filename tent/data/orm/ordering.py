@@ -79,17 +79,18 @@ def _references(operations: Sequence[Change]) -> Iterator[Edge[int]]:
     ]
     by_object = {id(change.instance): change for change in makers}
     by_value = {
-        (change.mapper.model, name, change.instance.__data__.get(name)): change
+        (change.mapper.model, name, value): change
         for change in makers
-        for name in change.mapper.referred
-        if _is_hashable(change.instance.__data__.get(name))
+        for name, value in zip(change.mapper.referred, change.new(change.mapper.referred))
+        if _is_hashable(value)
     }
     for change in operations:
         for field in _foreign_keys(change):
             data, target = change.instance.__data__, field.rel_field.name
             maker = by_object.get(id(change.instance.__rel__.get(field.name)))
-            if maker is None and data.get(field.name) is not None and _is_hashable(data[field.name]):
-                maker = by_value.get((field.rel_model, target, data[field.name]))
+            if maker is None and data.get(field.name) is not None:
+                [value] = change.new([field.name])
+                maker = by_value.get((field.rel_model, target, value)) if _is_hashable(value) else None
             if maker is None or (maker is change and data.get(target) is not None):
                 continue  # a row that refers to itself by a key that it has can be written as it is
             yield Edge(id(change), id(maker), field.null, ("key", field.name))
