@@ -235,6 +235,27 @@ def test_new_rows_with_and_without_a_given_key_are_inserted(session: Any, engine
     assert people[1].id == 100
 
 
+def test_a_key_is_given_that_the_database_would_make_for_a_row_that_was_added_before(session: Any, engine: Any) -> None:
+    made, given = Person(name="made"), Person(id=1, name="given")
+    session.add_all([made, given])
+    session.commit()
+    assert made.id != given.id == 1
+    assert rows(engine, "SELECT name FROM people ORDER BY id") == [("given",), ("made",)]
+
+
+def test_a_deleted_object_is_added_again_beside_a_new_one(session: Any, engine: Any) -> None:
+    old, new = Person(name="old"), Person(name="new")
+    session.add(old)
+    session.commit()
+    key = old.id
+    session.delete(old)
+    session.flush()
+    session.add_all([new, old])
+    session.commit()
+    assert new.id != old.id == key
+    assert rows(engine, "SELECT name FROM people ORDER BY id") == [("old",), ("new",)]
+
+
 @pytest.mark.databases("servers")
 def test_a_commit_of_10_000_rows_is_a_handful_of_round_trips_to_a_server(
     session: Any, statements: Callable[[], Any]

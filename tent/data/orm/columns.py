@@ -88,7 +88,8 @@ def shapes_of(mapper: Mapper, instances: Sequence[Any]) -> dict[tuple[str, ...],
     for left_out, group in groups.items():
         absent = {name for name, out in zip(mapper.optional, left_out) if out}
         shapes[tuple(name for name in mapper.names if name not in absent)] = group
-    return shapes
+    # Given keys go first: the database would make one of them for another row, as they are still free.
+    return dict(sorted(shapes.items(), key=lambda shape: mapper.generated not in shape[0]))
 
 
 def keys_beside(mapper: Mapper, made: Sequence[str]) -> list[str]:
