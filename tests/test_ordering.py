@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import enum
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -107,6 +108,29 @@ class Seen(Model):
     """What a trigger has seen of a person."""
 
     person = peewee.IntegerField()
+
+
+class Suit(enum.Enum):
+    HEARTS = "hearts"
+    SPADES = "spades"
+
+
+class SuitField(peewee.CharField):
+    """A user's own, which knows no other values than its own."""
+
+    def db_value(self, value: Any) -> Any:
+        return value.value
+
+    def python_value(self, value: Any) -> Any:
+        return Suit(value)
+
+
+class Trump(Model):
+    suit = SuitField(unique=True)
+
+
+class Card(Model):
+    suit = SuitField(primary_key=True)
 
 
 class Coupon(Model):
@@ -564,6 +588,20 @@ def test_two_rows_can_swap_a_unique_value_of_one_letter(session: Any, engine: An
     one.letter, two.letter = "B", "A"
     session.commit()
     assert rows(engine, "SELECT letter FROM grades ORDER BY id") == [("B",), ("A",)]
+
+
+@pytest.mark.parametrize("model", [Trump, Card])
+def test_a_swap_for_which_a_users_own_field_takes_no_value_on_the_way_is_refused_with_a_remedy(
+    session: Any, model: Any
+) -> None:
+    one, two = model(suit=Suit.HEARTS), model(suit=Suit.SPADES)
+    session.add_all([one, two])
+    session.commit()
+    one.suit, two.suit = two.suit, one.suit
+    with pytest.raises(dbm.FlushError, match="Give it another value, flush"):
+        session.commit()
+    session.rollback()
+    assert (one.suit, two.suit) == (Suit.HEARTS, Suit.SPADES)
 
 
 def test_three_rows_can_pass_a_unique_value_round(session: Any, engine: Any) -> None:

@@ -13,6 +13,7 @@ import peewee
 
 from .cascading import CASCADE, SET_DEFAULT, SET_NULL, action
 from .change import Change
+from .column import Column
 from .commit_order import Edge, components
 from .mapper import Mapper
 from .planning import Plan
@@ -158,20 +159,30 @@ class ValuesOnTheWay:
 
     def column(self, change: Change, names: Iterable[str]) -> tuple[str, Any] | None:
         """Return a column among the unique ones that a change is to write anyway, and a value; None if none will do."""
-        fields = [change.mapper.by_name[name].field for name in names if self._can_write(change, name)]
-        for field in fields:
-            if field.null:
-                return field.name, None
-        for field in fields:
-            make = None if isinstance(field, peewee.ForeignKeyField) else _maker(field)
+        columns = [change.mapper.by_name[name] for name in names if self._can_write(change, name)]
+        for column in columns:
+            if column.field.null and _takes(column, None):
+                return column.name, None
+        for column in columns:
+            make = None if isinstance(column.field, peewee.ForeignKeyField) else _maker(column.field)
             if make is not None:
                 value = next(value for value in iter(make, None) if value not in self._used)
-                self._used.add(value)
-                return field.name, value
+                if _takes(column, value):
+                    self._used.add(value)
+                    return column.name, value
         return None
 
     def _can_write(self, change: Change, name: str) -> bool:
         return name in change.names if change.verb == "update" else name not in change.mapper.key_names
+
+
+def _takes(column: Column, value: Any) -> bool:
+    """Tell whether a column takes a value on the way: a user's own field may know no values but its own."""
+    try:
+        column.encoded_one(value)
+    except Exception:
+        return False
+    return True
 
 
 def _maker(field: Any) -> Callable[[], Any] | None:
