@@ -72,11 +72,18 @@ class Town(Model):
     name = peewee.CharField(primary_key=True)
     size = peewee.IntegerField(null=True)
     mayor = peewee.CharField(null=True, default="nobody")
+    code = peewee.CharField(null=True, unique=True)
 
 
 class Street(Model):
     town = peewee.ForeignKeyField(Town, on_update="CASCADE", backref="streets")
     name = peewee.CharField()
+
+
+class Letter(Model):
+    """Refers to a town by its code."""
+
+    town = peewee.ForeignKeyField(Town, field="code", on_update="CASCADE")
 
 
 class Path(Model):
@@ -782,6 +789,18 @@ def test_a_row_switch_keeps_the_children_of_the_row(session: Any, engine: Any) -
     session.add(Town(name="Ulm", size=1))
     session.commit()
     assert rows(engine, "SELECT s.name, t.size FROM streets s JOIN towns t ON t.name = s.town_id") == [("Main", 1)]
+
+
+def test_children_follow_the_unique_value_of_a_row_that_is_taken_over(session: Any, engine: Any) -> None:
+    old = Town(name="Ulm", code="U")
+    letter = Letter(town=old)
+    session.add_all([old, letter])
+    session.commit()
+    session.delete(old)
+    session.add(new := Town(name="Ulm", code="V"))
+    session.commit()
+    assert rows(engine, "SELECT town_id FROM letters") == [("V",)]
+    assert (letter.town_id, letter.town) == ("V", new)
 
 
 def test_a_row_switch_that_keeps_a_unique_value_is_written(session: Any, engine: Any) -> None:

@@ -61,6 +61,10 @@ class Settlement:
             formers = [_former(instance, names, filled.get(id(instance))) for instance in instances]
             self.updated(mapper, instances, formers)
             _note_moves(moved, mapper, instances, formers)
+        for change in plan.switched:
+            shared = sorted(change.mapper.referred)
+            former = {name: old for name, old, new in zip(shared, change.old(shared), change.new(shared)) if old != new}
+            _note_moves(moved, change.mapper, [change.instance], [former])
         return moved
 
     def _sorted(self, fills: Sequence[Fill]) -> tuple[dict[Any, list[Fill]], dict[int, dict[str, Any]]]:
