@@ -83,7 +83,7 @@ class Street(Model):
 class Letter(Model):
     """Refers to a town by its code."""
 
-    town = peewee.ForeignKeyField(Town, field="code", on_update="CASCADE")
+    town = peewee.ForeignKeyField(Town, field="code", on_update="CASCADE", null=True)
 
 
 class Path(Model):
@@ -586,6 +586,17 @@ def test_two_rows_can_swap_two_unique_values_at_once(session: Any, engine: Any) 
     one.place, two.place = two.place, one.place
     session.commit()
     assert rows(engine, "SELECT title, place FROM ranks ORDER BY id") == [("earl", 2), ("duke", 1)]
+
+
+def test_two_rows_swap_a_nullable_unique_value_and_their_children_follow(session: Any, engine: Any) -> None:
+    one, two = Town(name="Ulm", code="U"), Town(name="Bonn", code="B")
+    letters = [Letter(town=one), Letter(town=two)]
+    session.add_all(letters)
+    session.commit()
+    one.code, two.code = "B", "U"
+    session.commit()
+    assert [(letter.town, letter.town_id) for letter in letters] == [(one, "B"), (two, "U")]
+    assert rows(engine, "SELECT town_id FROM letters ORDER BY id") == [("B",), ("U",)]
 
 
 def test_two_rows_can_swap_a_unique_value_of_one_letter(session: Any, engine: Any) -> None:

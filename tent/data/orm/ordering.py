@@ -11,7 +11,7 @@ from typing import Any
 
 import peewee
 
-from .cascading import CASCADE, SET_DEFAULT, SET_NULL, action
+from .cascading import CASCADE, SET_DEFAULT, SET_NULL, action, follows
 from .change import Change
 from .column import Column
 from .commit_order import Edge, components
@@ -161,7 +161,8 @@ class ValuesOnTheWay:
         """Return a column among the unique ones that a change is to write anyway, and a value; None if none will do."""
         columns = [change.mapper.by_name[name] for name in names if self._can_write(change, name)]
         for column in columns:
-            if column.field.null and _takes(column, None):
+            # Rows that follow a value to NULL would not come back from there.
+            if column.field.null and not _is_followed(change, column) and _takes(column, None):
                 return column.name, None
         for column in columns:
             make = None if isinstance(column.field, peewee.ForeignKeyField) else _maker(column.field)
@@ -174,6 +175,12 @@ class ValuesOnTheWay:
 
     def _can_write(self, change: Change, name: str) -> bool:
         return name in change.names if change.verb == "update" else name not in change.mapper.key_names
+
+
+def _is_followed(change: Change, column: Column) -> bool:
+    """Tell whether the database lets other rows follow when a column changes that they refer to."""
+    backrefs = change.mapper.model._meta.backrefs
+    return any(follows(field) for field in backrefs if field.rel_field is column.field)
 
 
 def _takes(column: Column, value: Any) -> bool:
