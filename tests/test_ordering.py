@@ -75,6 +75,12 @@ class Town(Model):
     code = peewee.CharField(null=True, unique=True)
 
 
+class Flag(Model):
+    """Has a key, and nothing else."""
+
+    name = peewee.CharField(primary_key=True)
+
+
 class Street(Model):
     town = peewee.ForeignKeyField(Town, on_update="CASCADE", backref="streets")
     name = peewee.CharField()
@@ -1183,6 +1189,48 @@ def test_a_value_that_a_unique_column_can_not_hold_is_refused_by_name(session: A
     session.add(Coupon(code="no code"))
     with pytest.raises(peewee.DataError, match=r"Coupon\.code .* can't hold 'no code'"):
         session.commit()
+
+
+def test_a_row_of_nothing_but_a_key_can_be_deleted_and_added_again(session: Any, engine: Any) -> None:
+    old, new = Flag(name="red"), Flag(name="red")
+    session.add(old)
+    session.commit()
+    session.delete(old)
+    session.add(new)
+    session.commit()
+    assert session.query(Flag).one() is new
+    assert session.state(old) == "detached"
+
+
+def test_a_row_of_nothing_but_a_key_that_is_gone_can_not_be_taken_over(session: Any, other: Any) -> None:
+    old = Flag(name="red")
+    session.add(old)
+    session.commit()
+    other.delete(other.get(Flag, "red"))
+    other.commit()
+    session.delete(old)
+    session.add(Flag(name="red"))
+    with pytest.raises(dbm.StaleDataError):
+        session.commit()
+    session.rollback()
+
+
+@pytest.mark.parametrize("how", ["deleted", "renamed"])
+def test_a_reference_to_what_takes_the_value_of_another_row_is_written(session: Any, engine: Any, how: str) -> None:
+    old = Town(name="Ulm", code="U")
+    letter = Letter(town=old)
+    session.add_all([old, letter])
+    session.commit()
+    if how == "renamed":
+        old.code = "O"
+    else:
+        session.delete(old)
+    letter.town = new = Town(name="Unna", code="U")
+    session.add(new)
+    session.commit()
+    assert rows(engine, "SELECT town_id FROM letters") == [("U",)]
+    assert (letter.town, letter.town_id) == (new, "U")
+    assert not session.is_modified(letter)
 
 
 def test_a_table_that_refers_to_itself_does_not_change_the_order_of_others(session: dbm.Session) -> None:

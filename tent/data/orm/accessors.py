@@ -17,6 +17,7 @@ from .tracking import (
     MutableAccessor,
     OtherAccessor,
     Tracked,
+    Unknown,
     keep_copy,
     session_of,
     state_of,
@@ -79,10 +80,14 @@ class ForeignKeyAccessor(Tracked, peewee.ForeignKeyAccessor):
             raise TypeError(
                 f"{type(instance).__name__}.{self.name} takes a {self.rel_model.__name__} or its key, not {value!r}."
             )
-        key = value.__data__.get(self.field.rel_field.name)
+        target = self.field.rel_field.name
+        key = value.__data__.get(target)
         super().__set__(instance, key)
         if key is None:
             keep_copy(instance, self.name, None)
+        elif value._committed is None or target in value._committed:
+            # It takes the key that another row had, which the database parts from this one, or lets it follow.
+            keep_copy(instance, self.name, Unknown(instance.__data__[self.name]))
         instance.__rel__[self.name] = value
 
     def _is_key_of(self, key: Any, related: Any) -> bool:

@@ -62,7 +62,7 @@ class Plan:
             if former is not None and all(name in data for name in mapper.optional):
                 given = insert.instance._given or ()
                 left = {*mapper.key_names, *({mapper.version} - set(given))}
-                names = tuple(name for name in mapper.names if name not in left)
+                names = tuple(name for name in mapper.names if name not in left) or mapper.key_names
                 change = Change("update", insert.instance, mapper, names, former.key, row=former.instance)
                 self.switched.append(change)
                 self.updates.setdefault((mapper, names), []).append(change)
