@@ -773,6 +773,22 @@ def test_an_expression_whose_flush_fails_stays_to_be_flushed_again(session: Any,
     assert rows(engine, "SELECT score FROM people WHERE id = 1") == [(2,)]
 
 
+@pytest.mark.parametrize("has_object", [True, False])
+def test_a_foreign_key_can_be_set_to_an_expression(session: Any, engine: Any, has_object: bool) -> None:
+    one, two = Node(name="1"), Node(name="2")
+    child = Node(name="child", parent=one)
+    session.add_all([one, two, child])
+    session.commit()
+    if not has_object:
+        session.expunge(child)
+        child = session.get(Node, child.id)
+    child.parent = expression = peewee.SQL(str(two.id))
+    assert child.parent is child.parent_id is expression
+    session.commit()
+    assert child.parent is two
+    assert rows(engine, "SELECT parent_id FROM nodes WHERE name = 'child'") == [(two.id,)]
+
+
 # Values come back exactly
 
 

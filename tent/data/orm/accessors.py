@@ -51,7 +51,7 @@ class ForeignKeyAccessor(Tracked, peewee.ForeignKeyAccessor):
         key = instance.__data__.get(self.name, MISSING)
         if key is MISSING:
             return unset(instance, self.name)
-        if key is None or not self.field.lazy_load:
+        if key is None or not self.field.lazy_load or isinstance(key, peewee.Node):
             return key
         session = session_of(instance)
         if session is None:
@@ -91,7 +91,9 @@ class ForeignKeyAccessor(Tracked, peewee.ForeignKeyAccessor):
         instance.__rel__[self.name] = value
 
     def _is_key_of(self, key: Any, related: Any) -> bool:
-        return related is not None and bool(related.__data__.get(self.field.rel_field.name) == key)
+        if related is None or isinstance(key, peewee.Node):  # compared with a key, an expression gives another one
+            return False
+        return bool(related.__data__.get(self.field.rel_field.name) == key)
 
 
 class ObjectIdAccessor(peewee.ObjectIdAccessor):
