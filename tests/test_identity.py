@@ -464,6 +464,32 @@ def test_a_row_that_takes_a_former_key_is_another_object(keyed: dbm.Session) -> 
     assert keyed.get(ByText, "new") is first
 
 
+def test_a_key_that_was_flagged_and_changed_is_found_and_rolled_back(keyed: dbm.Session) -> None:
+    instance = ByText(key="old")
+    keyed.add(instance)
+    keyed.commit()
+    keyed.flag_modified(instance, "key")
+    instance.key = "new"
+    keyed.flush()
+    assert keyed.get(ByText, "new") is instance
+    assert keyed.get(ByText, "old") is None
+    keyed.rollback()
+    assert keyed.get(ByText, "old") is instance
+
+
+def test_a_part_of_a_key_that_was_read_and_undone_can_be_changed(keyed: dbm.Session) -> None:
+    keyed.add(ByPair(left=1, right="a"))
+    keyed.commit()
+    keyed.expunge_all()
+    keyed.query(ByPair).update({ByPair.value: "undone"})
+    instance = keyed.get(ByPair, (1, "a"))
+    keyed.rollback()
+    instance.left = 2
+    keyed.commit()
+    assert keyed.get(ByPair, (2, "a")) is instance
+    assert keyed.get(ByPair, (1, "a")) is None
+
+
 def test_a_new_object_with_the_key_of_another_is_refused_before_any_sql(
     keyed: dbm.Session, statements: Callable[[], Any]
 ) -> None:

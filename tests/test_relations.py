@@ -787,6 +787,17 @@ def test_keys_that_moved_with_on_update_are_followed(session: Any) -> None:
     assert [[place.name for place in region.places] for region in (a, b)] == [["of a"], ["of b"]]
 
 
+def test_a_key_that_was_flagged_and_moved_is_followed(session: Any) -> None:
+    region = Region(code="A")
+    place = Place(region=region, name="here")
+    session.add(place)
+    session.commit()
+    session.flag_modified(region, "code")
+    region.code = "B"
+    session.commit()
+    assert place.region_id == "B"
+
+
 def test_the_end_of_the_transaction_lets_go_of_what_was_loaded_for_others(session: Any, full: None) -> None:
     users = session.query(User).all()
     loaded = [weakref.ref(post) for user in users for post in user.posts]

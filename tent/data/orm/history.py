@@ -15,7 +15,7 @@ import peewee
 from .mapper import Mapper
 from .mutable import plain
 from .persister import Fill
-from .tracking import CLEAN, DELETED, IMMUTABLE, MISSING, Reading, is_same, put, session_of
+from .tracking import CLEAN, DELETED, IMMUTABLE, MISSING, Reading, is_same, known, put, session_of
 
 Keeps = Callable[[Any], bool]
 
@@ -101,7 +101,7 @@ class Updated(Step):
             for place, (instance, former) in enumerate(zip(instances, formers)):
                 if not former.keys().isdisjoint(mapper.key_names):
                     data = instance.__data__
-                    old = mapper.identity(tuple(former.get(name, data.get(name)) for name in mapper.key_names))
+                    old = mapper.identity(tuple(known(former.get(name, data.get(name))) for name in mapper.key_names))
                     self.moved[place] = old, mapper.identity(mapper.key_of(data))
 
     def undo(self, unit: Any, keeps: Keeps) -> None:

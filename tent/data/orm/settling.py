@@ -15,7 +15,7 @@ from .mapper import Mapper
 from .peers import Peers
 from .persister import Fill, Persister
 from .planning import Plan
-from .tracking import CLEAN, DELETED
+from .tracking import CLEAN, DELETED, known
 from .unit_of_work import UnitOfWork
 
 _CONTAINERS = frozenset((dict, list, tuple))
@@ -219,4 +219,4 @@ def _note_moves(
             name = field.rel_field.name
             for instance, former in zip(instances, formers):
                 if name in former:
-                    moved.setdefault(field, {})[former[name]] = instance.__data__[name]
+                    moved.setdefault(field, {})[known(former[name])] = instance.__data__[name]

@@ -171,10 +171,13 @@ def changed_names(instance: Any) -> list[str]:
 def committed_value(instance: Any, name: str) -> Any:
     """Return the value that the row of an object has in a column."""
     committed = instance._committed or {}
-    value = committed[name] if name in committed else instance.__data__.get(name)
-    if isinstance(value, Unknown):
-        value = value.value
+    value = known(committed[name]) if name in committed else instance.__data__.get(name)
     return None if value is MISSING else value
+
+
+def known(value: Any) -> Any:
+    """Return a committed value as far as it is known."""
+    return value.value if isinstance(value, Unknown) else value
 
 
 def _is_transient(instance: Any) -> bool:
@@ -281,8 +284,7 @@ def keep_copy(instance: Any, name: str, value: Any) -> None:
 
 def put(data: dict[str, Any], name: str, value: Any) -> None:
     """Set a value that was the committed one; MISSING means that there is none."""
-    if isinstance(value, Unknown):
-        value = value.value
+    value = known(value)
     if value is MISSING:
         data.pop(name, None)
     else:
