@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from typing import Any
 
@@ -143,6 +144,51 @@ def test_a_list_that_was_handed_out_stays_the_objects_own(session: dbm.Session) 
     assert session.dirty == [person]
     session.commit()
     assert session.query(Person.tags).scalar() == ["a", "b"]
+
+
+def test_a_list_that_was_handed_out_gives_way_to_one_that_is_equal_and_another(session: dbm.Session) -> None:
+    person = saved(session, tags=[1, {"a": 0}])
+    assert person.tags == [1, {"a": 0}]
+    session.query(Person).update({Person.tags: [True, {"a": 0.0}]})
+    assert repr(person.tags) == "[True, {'a': 0.0}]"
+    session.commit()
+    person.tags = [1, {"a": 0}]
+    session.commit()
+    assert repr(session.query(Person.tags).scalar()) == "[1, {'a': 0}]"
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_what_an_equal_value_in_a_row_shows_is_seen(session: dbm.Session, other: dbm.Session, is_read: bool) -> None:
+    person = saved(session, tags=[1])
+    if is_read:
+        assert person.tags == [1]
+    change(other, tags=[True])
+    session.query(Person).all()
+    assert repr(person.tags) == "[True]"
+
+
+@pytest.mark.databases("sqlite")  # the others keep no zone for each time
+def test_the_zone_of_an_equal_time_in_a_row_is_seen(engine: Any, session: dbm.Session, other: dbm.Session) -> None:
+    class Event(dbm.declarative_base()):  # type: ignore[misc]
+        at = peewee.DateTimeField()
+
+    dbm.install_tables(engine, models=[Event])
+    event = Event(at=datetime.datetime(2020, 1, 1, 12, tzinfo=datetime.timezone.utc))
+    session.add(event)
+    session.commit()
+    moved = event.at.astimezone(datetime.timezone(datetime.timedelta(hours=1)))
+    other.query(Event).update({Event.at: moved})
+    other.commit()
+    session.query(Event).all()
+    assert str(event.at) == str(moved)
+
+
+def test_a_dict_that_its_row_has_in_another_order_stays_the_objects(session: dbm.Session, other: dbm.Session) -> None:
+    person = saved(session, tags={"a": [{"b": 1, "c": 2}], "d": 3})
+    tags = person.tags
+    change(other, tags={"d": 3, "a": [{"c": 2, "b": 1}]})
+    session.query(Person).all()
+    assert person.tags is tags
 
 
 def test_a_partial_query_refreshes_what_it_read(session: dbm.Session, other: dbm.Session) -> None:

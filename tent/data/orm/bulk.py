@@ -13,6 +13,7 @@ from .cursor import BufferedCursor
 from .errors import ArgumentError, InvalidRequestError
 from .mapper import Mapper
 from .settling import Settlement
+from .tracking import is_same
 from .unit_of_work import UnitOfWork
 from .version import Version
 
@@ -87,7 +88,7 @@ def _read_back(
     for key, instance in held.items():
         if id(instance) in read:
             values, instance._reading = before[key]
-            former = {name: old for name, old in values.items() if instance.__data__.get(name) != old}
+            former = {name: old for name, old in values.items() if not is_same(old, instance.__data__.get(name))}
             if former:
                 settlement.updated(mapper, [instance], [former])
         else:  # its key was changed, by an expression perhaps: its row is known no more

@@ -85,6 +85,9 @@ class Column:
         # A server would take the zone off a time.
         self.is_naive = bool(engine.native_times) and field.field_type in ("DATETIME", "TIME")
         self.nulls = _is_users(kind.python_value), _is_users(kind.db_value)
+        # Whether values of rows that are equal may be others all the same: 1 and true in JSON, times of several zones
+        self.shows_apart = self.type is None or self.nulls[0]
+        self.has_zones = not engine.native_times and field.field_type in ("DATETIME", "TIME")
         self.read_all = None if self.decode is None else _reader_of_all(base)
         self.has_default = any(
             isinstance(part, peewee.SQL) and part.sql.lstrip().upper().startswith("DEFAULT")

@@ -18,7 +18,7 @@ from .mapper import Mapper, chunks, mapper_of
 from .peers import GROUP, Peers
 from .rows import Row
 from .statements import found_among
-from .tracking import CLEAN, Owner, Reading
+from .tracking import CLEAN, Owner, Reading, is_same_content
 
 _PART = 500  # rows that are worked on at a time: more of them don't stay in the processor's cache
 
@@ -111,8 +111,19 @@ class Loader:
             instance._reading = self.reading
         if related:
             self._forget_strangers(related, committed)
-        if current == data and not committed:
-            return
+        if committed or current != data:
+            self._compare(instance, data, mapper)
+        elif not (mapper.shows_apart or (mapper.zoned and _have_zone(data, mapper.zoned))):
+            return  # else values that are equal may be others all the same
+        for name in mapper.mutable:
+            if name in data and _stays(current.get(name), data[name]):
+                del data[name]
+        current.update(data)
+
+    def _compare(self, instance: Any, data: dict[str, Any], mapper: Mapper) -> None:
+        """See what is another in a row: take out what has unsaved changes, forget what it refers to no more."""
+        current, committed = instance.__data__, instance._committed
+        related = instance.__rel__ if mapper.foreign_keys else {}
         for name in committed or ():
             if name in data:
                 committed[name] = data.pop(name)
@@ -122,10 +133,6 @@ class Loader:
             del related[name]
         if any(f.name in data and data[f.name] != current.get(f.name) for f in mapper.foreign_keys):
             self.note_moves(mapper.model)
-        for name, value in data.items():
-            # A dict that was handed out stays the object's own while it says what the row says.
-            if not (mutable.is_tied(current.get(name)) and current[name] == value):
-                current[name] = value
 
     def _forget_strangers(self, related: dict[str, Any], committed: Mapping[str, Any]) -> None:
         """Forget related objects that the session has let go of, unless the program has set them."""
@@ -188,3 +195,16 @@ class Loader:
         else:
             self.identity_map.add(mapper.model, key, instance)
         return instance
+
+
+def _stays(old: Any, value: Any) -> bool:
+    """Tell whether a dict or list that was handed out stays the object's own: it says what the row says."""
+    return mutable.is_tied(old) and is_same_content(old, value)
+
+
+def _have_zone(data: Mapping[str, Any], names: Sequence[str]) -> bool:
+    """Tell whether one of a row's times has a zone."""
+    for name in names:  # noqa: SIM110  # any() takes three times as long, and this is done for each row
+        if getattr(data.get(name), "tzinfo", None) is not None:
+            return True
+    return False

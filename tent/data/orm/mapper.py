@@ -35,6 +35,8 @@ class Mapper:
         self.blank = dict.fromkeys(self.names)
         self.table = quoted(engine, *meta.entity._path)
         self.mutable = [column.name for column in self.columns if column.is_mutable]
+        self.shows_apart = any(column.shows_apart for column in self.columns)
+        self.zoned = [column.name for column in self.columns if column.has_zones]
         self.decoded = [(place, column) for place, column in enumerate(self.columns) if column.decode is not None]
         self.key_columns = [self.by_name[field.name] for field in meta.get_primary_keys()]
         self.key_names = tuple(column.name for column in self.key_columns)

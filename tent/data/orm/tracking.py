@@ -132,6 +132,17 @@ def is_same(old: Any, new: Any) -> bool:
     return kind in _ALIKE or not isinstance(old, _SHOWN_APART) or str(old) == str(new)
 
 
+def is_same_content(old: Any, new: Any) -> bool:
+    """Tell whether two values are the same but for the order in dicts: some databases have one of their own."""
+    if old == new and str(old) == str(new):
+        return True
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old.keys() == new.keys() and all(is_same_content(value, new[key]) for key, value in old.items())
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(map(is_same_content, old, new))
+    return False
+
+
 def _family(value: Any) -> type:
     """Return the type of a value; of those that tell of changes, and other subclasses, that of the plain ones."""
     return next((family for family, kinds in _FAMILIES.items() if isinstance(value, kinds)), type(value))
