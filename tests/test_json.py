@@ -258,6 +258,16 @@ def test_an_object_is_saved_with_an_expression(session: dbm.Session, papers: Non
     assert joe.content == JOE | {"tags": ["a", "b", "c"]}
 
 
+def test_objects_are_saved_some_with_an_expression_and_some_with_a_value(session: dbm.Session) -> None:
+    one, two = Paper(title="one", content=peewee.SQL("'[7]'")), Paper(title="two", content={"a": 1})
+    session.add_all([one, two])
+    session.commit()
+    assert repr((one.content, two.content)) == "([7], {'a': 1})"  # an expression is equal to anything
+    one.content, two.content = content.append(8), [9]
+    session.commit()
+    assert repr((one.content, two.content)) == "([7, 8], [9])"
+
+
 @pytest.mark.parametrize("value", [JOE, [], {}, "x", "1", "null", "", "é'\\\"%s", 0, 1.5, True, False, None], ids=repr)
 def test_a_saved_value_comes_back(session: dbm.Session, value: Any) -> None:
     session.add(Paper(title="new", content=value))

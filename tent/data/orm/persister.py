@@ -388,11 +388,11 @@ class Persister:
             if treatment.encode is not None:
                 encoded = values[place] = treatment.encode(own)
             if treatment.may_be_sql and any(map(is_sql, encoded)):
-                computed.append(column.name)
+                computed.append(column.name)  # each is written by itself, and read back
+            elif treatment.parts:
+                self.written.append((column, instances, encoded))
             if treatment.converts and column.type is not None:
                 self._convert(column, column.type, instances, own, encoded)
-            if treatment.parts:
-                self.written.append((column, instances, encoded))
         return values, computed
 
     def _convert(self, column: Column, types: tuple[type, ...], *lists: Sequence[Any]) -> None:
