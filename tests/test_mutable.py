@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import json
 import pickle
@@ -297,6 +298,48 @@ def test_what_was_passed_in_is_the_programs_own_after_the_flush(session: Any, en
     assert session.dirty == []
     session.commit()
     assert saved(engine) == [{"a": [1]}]
+
+
+class Words(peewee.TextField):  # type: ignore[misc]
+    """A set of words."""
+
+    def db_value(self, value: Any) -> Any:
+        return " ".join(sorted(value))
+
+    def python_value(self, value: Any) -> Any:
+        return set(value.split())
+
+
+class Bag(Model):
+    words = Words(default=set)
+    content = peewee.JSONField(default=dict)
+    data = peewee.BlobField(default=b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "change"),
+    [
+        ("words", {"a"}, lambda words: words.add("b")),
+        ("content", collections.OrderedDict(a=1), lambda content: content.update(b=2)),
+        ("content", collections.defaultdict(list), lambda content: content["a"].append(1)),
+        ("data", bytearray(b"a"), lambda data: data.append(98)),
+    ],
+)
+def test_a_value_that_is_changed_and_assigned_again_is_saved(session: Any, name: str, value: Any, change: Any) -> None:
+    bag, given = Bag(), copy.deepcopy(value)
+    setattr(bag, name, given)
+    session.add(bag)
+    session.commit()
+    change(given)
+    assert getattr(bag, name) == value
+    setattr(bag, name, given)
+    session.commit()
+    change(given)
+    setattr(bag, name, given)
+    session.commit()
+    session.expunge_all()
+    assert getattr(session.query(Bag).one(), name) == given
+    assert given != value
 
 
 def test_what_was_assigned_is_the_programs_own_after_the_flush(session: Any, engine: Any, box: Box) -> None:

@@ -15,6 +15,7 @@ import peewee
 from .engine import Engine, quoted
 from .errors import article, shown
 from .json_sql import read_json
+from .mutable import is_changeable
 from .rows import ReadAll, Values, read_decimals, read_json_texts, read_present, reader_of
 from .tracking import MutableAccessor
 
@@ -203,7 +204,7 @@ class Treatment:
         # A user's own field may make SQL of a value.
         self.may_be_sql = column.nulls[1] or any(issubclass(kind, peewee.Node) for kind in kinds)
         self.converts = column.type is not None and not kinds.issubset((*column.type, type(None)))
-        self.parts = column.is_mutable and not kinds.isdisjoint((dict, list, tuple))
+        self.parts = column.is_mutable and any(map(is_changeable, kinds))
         self.is_nothing = not (self.encode or self.may_be_sql or self.converts or self.parts)
 
 

@@ -41,6 +41,11 @@ def is_tied(value: Any) -> bool:
     return isinstance(value, _Mutable)
 
 
+def is_changeable(kind: type) -> bool:
+    """Tell whether a value of a type can be changed in place, or hold one that can, and tells nobody."""
+    return (kind.__hash__ is None or issubclass(kind, tuple)) and not issubclass(kind, _Mutable)
+
+
 def plain(value: Any) -> Any:
     """Return a copy of a value with plain dicts and lists, at any depth."""
     if isinstance(value, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import weakref
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -12,13 +13,12 @@ from .change import grouped
 from .column import Column
 from .history import Deleted, Inserted, Step, Updated
 from .mapper import Mapper
+from .mutable import is_changeable
 from .peers import Peers
 from .persister import Fill, Persister
 from .planning import Plan
 from .tracking import CLEAN, DELETED, known
 from .unit_of_work import UnitOfWork
-
-_CONTAINERS = frozenset((dict, list, tuple))
 
 
 class Settlement:
@@ -179,14 +179,23 @@ class Settlement:
 
 
 def _part(written: Iterable[tuple[Column, Sequence[Any], Sequence[Any]]]) -> None:
-    """Part the values that were written from the dicts and lists that the program may go on changing."""
+    """Part the values that were written from those that the program may go on changing.
+
+    A dict or list becomes what its row has; what a user's own field takes (a set, say), a copy of it.
+    """
     for column, instances, texts in written:
-        name = column.name
-        can_change = [type(instance.__data__.get(name)) in _CONTAINERS for instance in instances]
-        rows = [instance.__data__ for instance in itertools.compress(instances, can_change)]
-        values = column.converted_all([data[name] for data in rows], list(itertools.compress(texts, can_change)))
-        for data, value in zip(rows, values):
+        name, rows = column.name, [instance.__data__ for instance in instances]
+        kinds = [type(data.get(name)) for data in rows]
+        changeable = set(filter(is_changeable, set(kinds)))
+        containers = {kind for kind in changeable if issubclass(kind, (dict, list, tuple))}
+        have = [kind in containers for kind in kinds]
+        former = [data[name] for data in itertools.compress(rows, have)]
+        values = column.converted_all(former, list(itertools.compress(texts, have)))
+        for data, value in zip(itertools.compress(rows, have), values):
             data[name] = value
+        others = changeable - containers
+        for data in itertools.compress(rows, [kind in others for kind in kinds] if others else ()):
+            data[name] = copy.deepcopy(data[name])
 
 
 def _former(instance: Any, names: Iterable[str], filled: dict[str, Any] | None) -> dict[str, Any]:
