@@ -522,6 +522,43 @@ def test_database_defaults_are_those_of_the_insert_whatever_a_trigger_does_then(
     assert [session.get(DefaultedWithKey, code) for code in "cab"] == items
 
 
+@pytest.mark.databases("sqlite")
+def test_a_key_can_be_a_database_default(session: Any, engine: Any) -> None:
+    class Ticket(dbm.declarative_base()):  # type: ignore[misc]
+        code = peewee.CharField(primary_key=True, constraints=[peewee.SQL("DEFAULT (hex(randomblob(8)))")])
+        number = peewee.IntegerField()
+
+    class Seat(dbm.declarative_base()):  # type: ignore[misc]
+        row = peewee.IntegerField()
+        place = peewee.IntegerField(constraints=[peewee.SQL("DEFAULT 7")])
+
+        class Meta:
+            primary_key = peewee.CompositeKey("row", "place")
+
+    dbm.install_tables(engine, models=[Ticket, Seat])
+    tickets, seats = [Ticket(number=number) for number in range(3)], [Seat(row=row) for row in range(3)]
+    session.add_all([*tickets, *seats])
+    session.commit()
+    assert rows(engine, "SELECT code, number FROM tickets ORDER BY number") == [(t.code, t.number) for t in tickets]
+    assert [session.get(Seat, (row, 7)) for row in range(3)] == seats
+
+
+def test_database_defaults_go_to_objects_with_keys_that_are_converted(session: Any, engine: Any) -> None:
+    class Host(dbm.declarative_base()):  # type: ignore[misc]
+        address = peewee.IPField(primary_key=True)
+        state = peewee.CharField(constraints=[peewee.SQL("DEFAULT 'new'")])
+
+    class Word(dbm.declarative_base()):  # type: ignore[misc]
+        word = Lower(primary_key=True)
+        state = peewee.CharField(constraints=[peewee.SQL("DEFAULT 'new'")])
+
+    dbm.install_tables(engine, models=[Host, Word])
+    items = [Host(address=f"10.0.0.{number}") for number in (3, 1, 2)] + [Word(word=word) for word in ("B", "A")]
+    session.add_all(items)
+    session.commit()
+    assert [item.state for item in items] == ["new"] * 5
+
+
 def test_an_explicit_none_overrides_a_python_default(session: Any, engine: Any) -> None:
     items = [Defaulted(name="one"), Defaulted(name="two", mood=None)]
     session.add_all(items)

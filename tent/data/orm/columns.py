@@ -56,6 +56,8 @@ class InsertedColumns(Columns):
         super().__init__([mapper.by_name[name] for name in names])
         self.made = [name for name in mapper.optional if name not in names]
         self.keys = keys_beside(mapper, self.made)
+        # Without values a statement takes one row; and of several, nothing would tell whose a key is that came back.
+        self.is_single = not names or any(n in mapper.key_names and n != mapper.generated for n in self.made)
         returned = [mapper.by_name[name].sql for name in self.keys + self.made]
         self.silent = Insert(mapper.table, self.columns, [], database.default_values)
         self.telling = Insert(mapper.table, self.columns, returned, database.default_values)

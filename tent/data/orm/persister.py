@@ -100,8 +100,9 @@ class Persister:
     def _insert(self, mapper: Mapper, names: tuple[str, ...], instances: Sequence[Any]) -> None:
         written = mapper.statement(("insert", names), lambda: InsertedColumns(self.database, mapper, names))
         columns, computed = self._encode(written, instances)
-        if len(instances) > 1 and (computed or not names or not self.database.fits(columns)):
-            parts = singles(instances) if computed or not names else halves(instances)
+        is_single = written.is_single or computed
+        if len(instances) > 1 and (is_single or not self.database.fits(columns)):
+            parts = singles(instances) if is_single else halves(instances)
             in_parts(parts, lambda part: self._insert(mapper, names, part))
             return
         made = written.made + computed if computed else written.made
@@ -174,7 +175,8 @@ class Persister:
             place = returned.index(mapper.generated)
             rows = sorted(rows, key=operator.itemgetter(place))
         elif len(rows) > 1:
-            by_key = {mapper.identity(tuple(row[: len(keys)])): row for row in rows}
+            parts = [mapper.by_name[name].decoded for name in keys]
+            by_key = {mapper.identity(tuple(part(value) for part, value in zip(parts, row))): row for row in rows}
             rows = [by_key[mapper.identity(tuple(i.__data__[name] for name in keys))] for i in instances]
         for place, name in enumerate(returned, len(keys)):
             values = [row[place] for row in rows]
