@@ -522,6 +522,26 @@ def test_two_new_objects_whose_keys_are_one_after_conversion_are_refused(keyed: 
     assert keyed.new == [first, second]
 
 
+def test_a_generated_key_can_be_converted(engine: Any, session: dbm.Session) -> None:
+    class Marked(peewee.AutoField):  # type: ignore[misc]
+        def db_value(self, value: Any) -> Any:
+            return None if value is None else int(value.removeprefix("no. "))
+
+        def python_value(self, value: Any) -> Any:
+            return None if value is None else f"no. {value}"
+
+    class Ticket(dbm.declarative_base()):  # type: ignore[misc]
+        number = Marked()
+        text = peewee.TextField()
+
+    dbm.install_tables(engine, models=[Ticket])
+    for batch in ([Ticket(text="alone")], [Ticket(number="no. 77", text="given")], [Ticket(text=c) for c in "abc"]):
+        session.add_all(batch)
+        session.commit()
+        assert [session.get(Ticket, ticket.number) for ticket in batch] == batch
+    assert session.scalar("SELECT MAX(number) FROM tickets") == int(batch[-1].number.removeprefix("no. "))
+
+
 # Foreign keys
 
 

@@ -89,7 +89,7 @@ class Persister:
             new = [instance for instance in instances if instance.__data__.get(mapper.generated) is None]
             keys = self.database.new_keys(len(new)) if len(new) > 1 else []
             if keys:
-                self.fill(new, mapper.generated, keys)
+                self.fill(new, mapper.generated, mapper.by_name[mapper.generated].read(keys))
             inserted += new
         for names, group in shapes_of(mapper, instances).items():
             context = "inserting {} into " + mapper.table
@@ -115,7 +115,7 @@ class Persister:
         else:
             cursor = self.database.insert_rows(written.telling if is_told else written.silent, columns, len(instances))
         if mapper.generated in names:
-            self._note_given_keys(mapper, instances)
+            self._note_given_keys(mapper, columns[names.index(mapper.generated)])
         if made and not is_told:
             self._read_back(mapper, instances, made, cursor)
         elif made:
@@ -128,9 +128,8 @@ class Persister:
         sql = f"INSERT INTO {mapper.table} ({_list(mapper, names)}) VALUES ({', '.join(placeholders)})"
         return self.database.fetch(sql + _returning(mapper, returned), params)
 
-    def _note_given_keys(self, mapper: Mapper, instances: Sequence[Any]) -> None:
+    def _note_given_keys(self, mapper: Mapper, keys: Sequence[Any]) -> None:
         column = mapper.by_name[mapper.generated or ""]
-        keys = [instance.__data__[column.name] for instance in instances]
         highest = max((key for key in keys if isinstance(key, int)), default=0)
         if highest > 0:
             self.database.note_given_keys(mapper.table, column.field.column_name, highest)
@@ -147,7 +146,8 @@ class Persister:
         if mapper.generated is not None and mapper.generated in returned:
             _check_inserted(mapper, instances, cursor.rowcount)
             step = self.database.auto_increment
-            self.fill(instances, mapper.generated, [cursor.lastrowid + n * step for n in range(len(instances))])
+            keys = [cursor.lastrowid + n * step for n in range(len(instances))]
+            self.fill(instances, mapper.generated, mapper.by_name[mapper.generated].read(keys))
         made = [name for name in returned if name != mapper.generated]
         for instance in instances if made else ():
             self._read(mapper, instance, made)
