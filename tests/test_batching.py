@@ -213,6 +213,34 @@ def test_2_500_rows_get_their_generated_keys_each_its_own(session: Any, engine: 
     assert dict(rows(engine, "SELECT id, name FROM people")) == {person.id: person.name for person in people}
 
 
+@pytest.mark.databases("sqlite")
+def test_random_keys_of_many_rows_are_refused(session: Any, engine: Any) -> None:
+    session.add(Person(id=2**63 - 2))
+    session.commit()
+    people = [Person(score=number) for number in range(20)]
+    session.add_all(people)
+    with pytest.raises(dbm.FlushError, match="highest key that there can be, 9223372036854775807"):
+        session.commit()
+    assert [person.id for person in people] == [None] * 20
+    for number, person in enumerate(people, 1):
+        person.id = number
+    session.commit()
+    assert rows(engine, "SELECT id, score FROM people ORDER BY id LIMIT 20") == [(n + 1, n) for n in range(20)]
+
+
+@pytest.mark.databases("sqlite")
+def test_keys_that_a_trigger_takes_between_those_of_many_rows_are_no_matter(session: Any, engine: Any) -> None:
+    engine.execute_sql(
+        "CREATE TRIGGER more AFTER INSERT ON people WHEN new.score > 0 BEGIN INSERT INTO people VALUES "
+        "(NULL, 'more', NULL, NULL, NULL, 0, '[]'); END"
+    )
+    people = [Person(score=number) for number in range(1, 5)]
+    session.add_all(people)
+    session.commit()
+    assert rows(engine, "SELECT id, score FROM people WHERE score > 0 ORDER BY id") == [(p.id, p.score) for p in people]
+    assert rows(engine, "SELECT COUNT(*) FROM people") == [(8,)]
+
+
 def test_children_of_many_new_parents_get_the_keys_of_theirs(
     session: Any, engine: Any, statements: Callable[[], Any]
 ) -> None:

@@ -23,6 +23,7 @@ class Kind:
     batch: ClassVar[int] = 500  # rows in a statement that inserts or deletes
     most_parameters: ClassVar[int] = 32_000  # of a statement
     returns_inserted: ClassVar[bool] = True  # INSERT … RETURNING
+    last_key: ClassVar[int | None] = None  # the one after which generated keys are random, if there is one
     tells_last_key: ClassVar[bool] = False  # the driver knows the key of one row for less than RETURNING takes
     returns_updated: ClassVar[bool] = True  # UPDATE … RETURNING
     native_times: ClassVar[tuple[Any, ...]] = (peewee.DateTimeField, peewee.DateField, peewee.TimeField)  # not text

@@ -174,6 +174,8 @@ class Persister:
         if mapper.generated is not None and mapper.generated in returned:
             place = returned.index(mapper.generated)
             rows = sorted(rows, key=operator.itemgetter(place))
+            if rows[-1][place] - rows[0][place] >= len(rows) and self.database.last_key is not None:
+                self._refuse_random_keys(mapper, self.database.last_key)
         elif len(rows) > 1:
             parts = [mapper.by_name[name].decoded for name in keys]
             by_key = {mapper.identity(tuple(part(value) for part, value in zip(parts, row))): row for row in rows}
@@ -181,6 +183,15 @@ class Persister:
         for place, name in enumerate(returned, len(keys)):
             values = [row[place] for row in rows]
             self.fill(instances, name, list(map(mapper.by_name[name].decoded, values)))
+
+    def _refuse_random_keys(self, mapper: Mapper, last: int) -> None:
+        """Refuse rows whose keys may not be in their order, because one of the table has the last key that there is."""
+        key = mapper.by_name[mapper.generated or ""].sql
+        if self.database.fetch(f"SELECT 1 FROM {mapper.table} WHERE {key} = {last}", ()).rows:
+            raise FlushError(
+                f"A row in {mapper.table} has the highest key that there can be, {last}, so {self.database.kind} picks "
+                "random ones for new rows, and doesn't say which is whose. Give the objects keys, or that row another."
+            )
 
     # Updating
 

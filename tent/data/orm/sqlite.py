@@ -40,6 +40,7 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
     most_parameters = 32_000  # the default limit is 32,766 (https://www.sqlite.org/limits.html)
     native_times = ()
     tells_last_key = True
+    last_key = 2**63 - 1
     adds_foreign_keys = False
     _pragmas: Any
 
