@@ -1025,6 +1025,20 @@ def test_a_value_that_the_column_converts_is_converted_by_the_flush(session: Any
     assert type(item.number) is float
 
 
+def test_a_value_that_the_column_cuts_or_rounds_is_what_its_row_has(engine: Any, session: Any, other: Any) -> None:
+    class Cut(dbm.declarative_base()):  # type: ignore[misc]
+        code = peewee.FixedCharField(max_length=3)
+        price = peewee.DecimalField(max_digits=8, decimal_places=2, auto_round=True)
+
+    dbm.install_tables(engine, models=[Cut])
+    item = Cut(code="abcd", price=decimal.Decimal("1.256"))
+    session.add(item)
+    session.commit()
+    assert (item.code, item.price) == ("abc", decimal.Decimal("1.26"))
+    found = other.get(Cut, item.id)
+    assert (found.code, found.price) == (item.code, item.price)
+
+
 def test_bytes_that_are_given_as_a_memoryview_are_saved_and_can_be_read(session: Any, other: Any) -> None:
     item = Everything(blob=memoryview(b"abc"))
     session.add(item)

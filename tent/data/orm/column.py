@@ -51,11 +51,15 @@ _TYPES: dict[Any, tuple[type, ...]] = {
     peewee.DecimalField: (decimal.Decimal,),
     peewee.BlobField: (bytes, bytearray),
     peewee.TimestampField: (),  # a datetime comes back cut to the field's resolution
+    peewee.FixedCharField: (),  # a text, to the field's length
 }
 
 
-def _type_in_rows(kind: Any) -> tuple[type, ...] | None:
-    """Return the types of the values of a class of fields, which may be another's that converts them."""
+def _type_in_rows(field: Any) -> tuple[type, ...] | None:
+    """Return the types of the values of a field, whose class may be another's that converts them."""
+    kind: Any = type(field)
+    if getattr(field, "auto_round", False):  # a decimal comes back rounded
+        return ()
     for base, types in _TYPES.items():
         if issubclass(kind, base) and (kind.db_value, kind.python_value) == (base.db_value, base.python_value):
             return types
@@ -75,7 +79,7 @@ class Column:
         self.field = field
         self.sql = quoted(engine, field.column_name)
         self.native = None if own_db_value else _NATIVE.get(adapt)
-        self.type = self.native or _type_in_rows(kind)
+        self.type = self.native or _type_in_rows(base)
         self.placeholder, self.encode = _writer(field, base, engine)
         self.array = engine.array_type(base) if type(field).ddl_datatype is kind.ddl_datatype else None
         self.decode = None if not own_python_value and adapt in _READ_AS_IS else _reader(base, engine)
