@@ -1039,6 +1039,15 @@ def test_a_value_that_the_column_cuts_or_rounds_is_what_its_row_has(engine: Any,
     assert (found.code, found.price) == (item.code, item.price)
 
 
+@pytest.mark.databases("sqlite", "mariadb", "mysql")  # PostgreSQL has booleans that are no numbers
+def test_a_bool_is_a_decimal_as_it_is_an_int(session: Any, other: Any) -> None:
+    item = Everything(price=True, integer=True)
+    session.add(item)
+    session.commit()
+    assert (repr(item.price), repr(item.integer)) == ("Decimal('1')", "1")
+    assert other.get(Everything, item.id).price == 1
+
+
 def test_bytes_that_are_given_as_a_memoryview_are_saved_and_can_be_read(session: Any, other: Any) -> None:
     item = Everything(blob=memoryview(b"abc"))
     session.add(item)

@@ -265,6 +265,8 @@ def _bytes(convert: Convert, value: Any) -> Any:
 def _reader(field: Any, engine: Engine) -> Convert | None:
     if isinstance(field, peewee.JSONField):
         return functools.partial(read_json, field._loads)  # type: ignore[attr-defined]
+    if type(field).python_value is peewee.DecimalField.python_value:
+        return lambda value: field.python_value(int(value) if value is True else value)  # the flush may have it to read
     convert: Convert = field.python_value
     parse = _iso_parser(field)
     if parse is not None and isinstance(field, engine.native_times):
