@@ -194,6 +194,21 @@ def test_a_copy_keeps_a_key_that_is_not_generated(session: Any, engine: Any) -> 
     assert copy.copy(Town(name="Ulm")).name == "Ulm"
 
 
+@pytest.mark.parametrize("way", ["copy", "make_transient"])
+def test_a_new_object_made_of_a_partly_loaded_one_has_defaults_for_the_rest(
+    session: Any, stored: None, way: str
+) -> None:
+    session.expunge_all()
+    (person,) = session.execute(Person.select(Person.id, Person.name).where(Person.id == 1))
+    twin = copy.copy(person) if way == "copy" else person
+    if way == "make_transient":
+        dbm.make_transient(person)
+    session.add(twin)
+    session.commit()
+    assert twin.id != 1
+    assert (twin.name, twin.score, twin.tags, twin.email) == ("p1", 0, [], None)
+
+
 def test_a_deep_copy_of_a_value_of_a_users_own_field_is_independent(session: Any, engine: Any) -> None:
     class Words(peewee.TextField):
         def db_value(self, value: Any) -> Any:

@@ -323,10 +323,15 @@ def make_transient(instance: ModelRoot) -> None:
 
 
 def _renew(instance: ModelRoot) -> None:
-    """Take a generated key off an object, so that its values are those that a new one was given."""
-    if instance._meta.auto_increment:
-        instance.__data__.pop(instance._meta.primary_key.name, None)  # type: ignore[union-attr]
-    instance._given = set(instance.__data__)
+    """Take a generated key off an object, and give it the values that a new one has by default where it has none."""
+    meta: Any = instance._meta
+    data = instance.__data__
+    if meta.auto_increment:
+        data.pop(meta.primary_key.name, None)
+    instance._given = set(data)
+    for field, default in meta.defaults.items():
+        if field.name not in data:  # it was not loaded
+            data[field.name] = default() if callable(default) else default
 
 
 def refuse_unmapped(instance: Any) -> None:
