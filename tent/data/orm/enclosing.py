@@ -81,9 +81,7 @@ class Inner(_Block, peewee._savepoint):
             self.open.append(self)
         return entered
 
-
-def block_of(database: Any) -> _Block | None:
-    """Return the innermost open block on the connection of a database, or None."""
-    transactions = database._state.transactions  # of which Peewee's first one counts, and others have no effect
-    outermost = transactions[0] if transactions else None
-    return outermost.open[-1] if isinstance(outermost, Outermost) and outermost.open else None
+    def note_guest(self, guest: Guest) -> None:
+        """Note whose savepoint this is, in the block that it was set in."""
+        if len(self.open) > 1:
+            self.open[self.open.index(self) - 1].guests.append(guest)

@@ -208,12 +208,14 @@ class Persister:
         if have_versions:
             groups = grouped(itertools.chain.from_iterable(groups.values()))
         for (mapper, names), group in groups.items():
-            self._refuse_taken_keys(mapper, group)
+            if self._inserted:
+                self._refuse_taken_keys(mapper, group)
             context = "updating {} in " + mapper.table
             self._write(group, 1, context, lambda some: self._update(mapper, names, some), most=10_000)
             if self.fallout or self._renamed:
                 self._spare(mapper, names, [change.instance for change in group])
-            self._note_renamed(mapper, names, group)
+            if mapper.referred:
+                self._note_renamed(mapper, names, group)
 
     def _update(self, mapper: Mapper, names: tuple[str, ...], changes: Sequence[Change]) -> None:
         updated = mapper.statement(("update", names), lambda: UpdatedColumns(mapper, names))

@@ -106,6 +106,8 @@ def _compute_updates(unit: Any) -> Groups:
                 # In the order of their keys, so that two sessions don't lock rows crosswise; where keys of several
                 # types have no order, in that of the changes.
                 changes.sort(key=operator.attrgetter("key"))
+    if len(groups) < 2:
+        return groups
     return {key: groups[key] for key in sorted(groups, key=lambda key: (key[0].table, key[1]))}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import peewee
 
 from .cursor import BufferedCursor, close_quietly
-from .enclosing import Guest, block_of
+from .enclosing import Guest, Inner
 from .engine import Engine
 from .errors import CommitInDoubtError, FlushError, InvalidRequestError, explain, shown
 from .events import ROUNDS, Events
@@ -62,11 +62,11 @@ class Transaction:
             return
         self.database.acquire()
         try:
-            block = block_of(self.database)
-            self.scopes.append(Scope(self._enter(isolation_level, read_only)))
-            if block is not None:
-                self.guest = _Guest(self, self.scopes[0])
-                block.guests.append(self.guest)
+            scope = Scope(self._enter(isolation_level, read_only))
+            self.scopes.append(scope)
+            if isinstance(scope.context, Inner):
+                self.guest = _Guest(self, scope)
+                scope.context.note_guest(self.guest)
         except BaseException:
             self.scopes.clear()
             try:
@@ -81,7 +81,7 @@ class Transaction:
         database.isolation_level = isolation_level or database.isolation_level
         database.read_only = read_only or database.read_only
         if not database.in_transaction():
-            context = database.transaction()
+            context = peewee._transaction(database)
             database.begin()
             database.push_transaction(context)
             return context
@@ -239,6 +239,8 @@ class Transaction:
     def refuse_end(self, how: str, scope: Scope | None = None) -> None:
         """Refuse to end the transaction, or a savepoint, where that can't be."""
         self.refuse_in_listener(how, is_savepoint=scope is not None)
+        if self.guest is None:
+            return
         place = 0 if scope is None else self.scopes.index(scope)
         if any(inner.is_block for inner in self.scopes[place:]):
             raise InvalidRequestError(
