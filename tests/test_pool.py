@@ -166,6 +166,7 @@ def test_a_value_is_in_no_message(connect: Callable[..., Any], sql: str, params:
         one.execute(sql, params)
         with pytest.raises(peewee.OperationalError) as caught:
             two.query(Person).all()
+        one.rollback()
     assert "hunter2" not in str(caught.value)
 
 

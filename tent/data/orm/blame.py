@@ -36,9 +36,12 @@ def blaming(database: Engine, items: Sequence[Any], context: str, write: Callabl
         if not database.has_transaction():
             # The database has undone everything by itself: what is repeated now would stay. Nobody can be blamed.
             raise explain(error, context.format("objects")) from error.__cause__
-        if database.is_aborted() or database.is_retryable(error):
+        is_nobodys = database.is_retryable(error) or database.is_interrupted(error)
+        # What was written before the error is still there, if it came in the middle: written again, it meets itself.
+        is_partial = getattr(error, "is_partial", False) and not database.is_careful
+        if database.is_aborted() or is_nobodys or is_partial:
             named = len(items) == 1 and isinstance(error, (peewee.IntegrityError, peewee.OperationalError))
-            error.is_blind = not named and not database.is_retryable(error)  # type: ignore[attr-defined]
+            error.is_blind = not named and not is_nobodys  # type: ignore[attr-defined]
             instance = _instance_of(items[0]) if named else None
             raise explain(error, context.format(repr(instance) if named else "objects"), instance) from error.__cause__
         item, error = _culprit(database, items, error, write)

@@ -13,7 +13,7 @@ from typing import Any
 import peewee
 
 from .engine import Engine, quoted
-from .errors import article, shown
+from .errors import ArgumentError, article, shown
 from .json_sql import read_json
 from .mutable import is_changeable
 from .rows import ReadAll, Values, read_decimals, read_json_texts, read_present, reader_of
@@ -72,6 +72,11 @@ class Column:
     def __init__(self, field: Any, engine: Engine) -> None:
         base = _converting(field)
         kind = type(base)
+        if kind.__module__ == "playhouse.postgres_ext" and field.field_type in ("JSON", "JSONB"):
+            raise ArgumentError(
+                f"{field.model.__name__}.{field.name} is a {kind.__name__} of playhouse.postgres_ext, whose values "
+                "only Peewee's own PostgresqlDatabase passes. Declare it as peewee.JSONField, whose column is JSONB."
+            )
         own_db_value = kind.db_value is not peewee.Field.db_value
         own_python_value = kind.python_value is not peewee.Field.python_value
         adapt = None if isinstance(base, peewee.BareField) else kind.adapt
@@ -117,9 +122,13 @@ class Column:
         if self.native is not None or self.nulls[1] or self.is_naive or any(issubclass(k, peewee.Node) for k in kinds):
             return self._encode_each
 
+        convert = self.encode
+        if isinstance(self.field, peewee.DecimalField) and any(issubclass(kind, (float, bool)) for kind in kinds):
+            convert = functools.partial(_exact, convert)
+
         def encode(values: Sequence[Any]) -> Sequence[Any]:
             try:
-                return _mapped(self.encode, values, has_nulls)
+                return _mapped(convert, values, has_nulls)
             except (ValueError, TypeError, ArithmeticError):
                 return self._encode_each(values)  # which names the value
 
@@ -260,6 +269,17 @@ def _bytes(convert: Convert, value: Any) -> Any:
     if not isinstance(encoded, (bytes, bytearray)):
         raise TypeError(f"{article(type(value).__name__)} is no bytes")
     return encoded
+
+
+def _exact(convert: Convert, value: Any) -> Any:
+    """Return what a decimal column gets of a number of another type, which Peewee leaves as it is.
+
+    For one float MariaDB takes a whole column of a statement for floats, and PostgreSQL takes no bool for a number.
+    """
+    encoded = convert(value)
+    if isinstance(encoded, bool):
+        return decimal.Decimal(encoded)
+    return decimal.Decimal(str(encoded)) if isinstance(encoded, float) else encoded
 
 
 def _reader(field: Any, engine: Engine) -> Convert | None:

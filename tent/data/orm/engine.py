@@ -168,12 +168,17 @@ class Engine(Kind, Pool):
         """
         start, self._place, self.last_statement = time.perf_counter(), None, sql
         try:
-            with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
-                return self._repeat(sql, rows, returns)
+            try:
+                with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+                    return self._repeat(sql, rows, returns)
+            except (OverflowError, UnicodeEncodeError) as error:
+                raise _unpassable(error) from error
         except BaseException as error:
             self.drop_if_busy()
             if self._place is not None:
                 error.place = self._place
+            else:
+                error.is_partial = True  # type: ignore[attr-defined]  # what came before it may be written
             if isinstance(error, peewee.PeeweeException):
                 self._failed(error)
             raise
@@ -250,7 +255,7 @@ class Engine(Kind, Pool):
                 with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
                     raise
         except (OverflowError, UnicodeEncodeError) as error:
-            raise peewee.DataError(f"a value can't be passed to the database: {error}") from error
+            raise _unpassable(error) from error
         except peewee.PeeweeException as error:
             close_quietly(self._cursor)
             self._failed(error)
@@ -393,6 +398,10 @@ def abandon(*inherited: Any) -> None:
     would end the parent's session.
     """
     _inherited.append(inherited)
+
+
+def _unpassable(error: Exception) -> peewee.DataError:
+    return peewee.DataError(f"a value can't be passed to the database: {error}")
 
 
 def _log(event: peewee.QueryEvent) -> None:

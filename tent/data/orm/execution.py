@@ -21,7 +21,15 @@ from .result import Result
 from .select import model_of
 from .settling import Settlement
 from .shaping import shaped
-from .sql import commits_by_itself, controls_transactions, locks_rows, only_reads, with_marks, without_strings
+from .sql import (
+    changes_rows,
+    commits_by_itself,
+    controls_transactions,
+    locks_rows,
+    only_reads,
+    with_marks,
+    without_strings,
+)
 from .tracking import changed_names
 from .transaction import Transaction
 from .unit_of_work import UnitOfWork
@@ -298,7 +306,7 @@ class Execution:
         elif locks or locks_rows(code):
             self.transaction.begin()
         cursor = self.transaction.fetch(sql, params)
-        if is_write:
+        if is_write and changes_rows(code):
             self.unit.note_doubt(is_write=True)
         cursor.load = self.load
         return cursor

@@ -108,6 +108,10 @@ class Kind:
         """Tell whether the work that met this error may succeed when it is done again from its start."""
         raise NotImplementedError
 
+    def is_interrupted(self, error: BaseException) -> bool:
+        """Tell whether a statement was stopped, by a limit of time or by somebody: that is no object's error."""
+        return False
+
     def is_outage(self, error: BaseException) -> bool:
         """Tell whether the work was not done for want of a server, which another or the same one may be in a while."""
         return False

@@ -28,6 +28,7 @@ _CONFLICTS = frozenset((1020, 1040, 1205, 1213))
 # no part of its cluster now, or only reads
 _LOST = frozenset((1053, 1927, 2002, 2003, 2006, 2013, 4031))
 _UNFIT = frozenset((1047, 1180, 1290, 1836))
+_INTERRUPTED = frozenset((1317, 1969, 3024))  # by KILL QUERY, by a limit of time (MariaDB's, MySQL's)
 _DIAGNOSES = {
     **dict.fromkeys((1044, 1045, 1130, 1698), REFUSED),
     1049: NO_DATABASE,
@@ -281,6 +282,9 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         return self.is_outage(error) or (
             isinstance(error, peewee.PeeweeException) and _number(error) in _CONFLICTS | _UNFIT
         )
+
+    def is_interrupted(self, error: BaseException) -> bool:
+        return _number(error) in _INTERRUPTED
 
     def is_outage(self, error: BaseException) -> bool:
         number = _number(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import random
+import string
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -197,8 +198,10 @@ def _maker(field: Any) -> Callable[[], Any] | None:
     if isinstance(field, peewee.UUIDField):
         return uuid.uuid4
     if isinstance(field, (peewee.CharField, peewee.TextField)):
-        # Of many characters, so that one is enough for a column that has room for no more.
         length = min(getattr(field, "max_length", None) or 16, 16)
+        if length > 7:  # of ASCII, which columns of all character sets hold
+            return lambda: "".join(random.choices(string.ascii_lowercase + string.digits, k=length))
+        # Of many characters, so that one is enough for a column that has room for no more.
         return lambda: "".join(chr(random.randrange(0x4E00, 0x9FA6)) for _ in range(length))
     if isinstance(field, peewee.IntegerField):
         # 31 bits, or 15: what the columns of all databases hold

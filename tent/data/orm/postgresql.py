@@ -29,8 +29,9 @@ from .statements import Insert, Update, are_arrays
 _UNTOLD = (None,) * 6  # of what the DB-API says of a column, all but its name
 _CONFLICT = re.compile(r"40001|40P01|55P03|53300")
 # and servers that start or stop.
-_OUTAGE = re.compile(r"57P0[1235]|08...")
+_OUTAGE = re.compile(r"57P0[1235]|08...|25P0[34]")
 _ONLY_READS = "25006"
+_INTERRUPTED = "57014"
 _AMBIGUOUS = "40003"  # https://www.cockroachlabs.com/docs/stable/transaction-retry-error-reference
 _FAILED = (
     "a statement in it has failed, and PostgreSQL takes no more after that. Roll back; what may fail is "
@@ -216,6 +217,10 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
         state = _state(error)
         if state == "25P02":
             error.args = (f"The transaction is aborted: {_FAILED}",)
+        if _is_stale_plan(error):  # the table was changed elsewhere, and plans of all connections may not fit it now
+            (self.origin or self).close_idle()
+            if not self.has_transaction():  # else a rollback forgets the plans
+                close_quietly(self._state.conn)
         if state == _ONLY_READS and self.is_cluster and not self.read_only:
             close_quietly(self._state.conn)  # the primary has become a standby, and another host takes its place
             error.is_elsewhere = True  # type: ignore[attr-defined]
@@ -247,7 +252,10 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
         super().drop_if_busy()
 
     def is_retryable(self, error: BaseException) -> bool:
-        return self.is_outage(error) or _CONFLICT.fullmatch(_state(error) or "") is not None
+        return self.is_outage(error) or _is_stale_plan(error) or _CONFLICT.fullmatch(_state(error) or "") is not None
+
+    def is_interrupted(self, error: BaseException) -> bool:
+        return _state(error) == _INTERRUPTED
 
     def is_outage(self, error: BaseException) -> bool:
         state = _state(error)
@@ -315,6 +323,11 @@ def _state(error: BaseException) -> str | None:
     """Return the SQLSTATE of the server's error that Peewee's was made of."""
     state: str | None = getattr(getattr(error, "orig", None), "sqlstate", None)
     return state
+
+
+def _is_stale_plan(error: BaseException) -> bool:
+    """Tell whether a statement that was prepared once does not fit its table any more."""
+    return _state(error) == "0A000" and "cached plan" in str(error)
 
 
 def _arguments(settings: Checked) -> dict[str, Any]:

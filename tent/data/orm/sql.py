@@ -20,6 +20,7 @@ _COMMITS = (
     r"(create|drop)(?!\s+(or\s+replace\s+)?temporary))\b"
 )
 _WRITES = r"(?i)\b(insert|update|delete|replace|merge)\b"
+_CHANGES = r"(?i)\b(insert|update|delete|replace|merge|truncate|create|alter|drop|copy|load)\b"
 _LOCKS = r"(?i)\bfor\s+(no\s+key\s+)?update\b|\bfor\s+(key\s+)?share\b|\block\s+in\b"
 _NAMED = r"(?<![:\w]):([^\W\d]\w*)"  # and no cast, as in '1'::int
 
@@ -35,6 +36,11 @@ def only_reads(code: str) -> bool:
     if first is None or ";" in code.rstrip().rstrip(";"):  # PostgreSQL takes several statements at once
         return False
     return first[1].lower() != "with" or not re.search(_WRITES, re.sub(_LOCKS, " ", code))
+
+
+def changes_rows(code: str) -> bool:
+    """Tell whether a statement, without its strings, is sure to be undone by a rollback: SET and KILL are not."""
+    return re.search(_CHANGES, re.sub(_LOCKS, " ", code)) is not None
 
 
 def locks_rows(code: str) -> bool:

@@ -173,6 +173,9 @@ class SqliteEngine(Engine, PooledSqliteDatabase):  # type: ignore[misc]  # playh
     def is_retryable(self, error: BaseException) -> bool:
         return isinstance(error, peewee.OperationalError) and "locked" in str(error)
 
+    def is_interrupted(self, error: BaseException) -> bool:
+        return isinstance(error, peewee.OperationalError) and "interrupted" in str(error)
+
     def _counted(self, rows: Sequence[Any]) -> Iterator[Any]:
         for self._place, row in enumerate(rows):
             yield row
