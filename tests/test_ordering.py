@@ -75,6 +75,21 @@ class Town(Model):
     code = peewee.CharField(null=True, unique=True)
 
 
+class Pier(Model):
+    code = peewee.CharField(unique=True)
+    beside = peewee.ForeignKeyField("self", null=True)
+
+
+class Boat(Model):
+    """Goes with its pier, which it knows by its code."""
+
+    pier = peewee.ForeignKeyField(Pier, field="code", null=True, on_update="CASCADE", on_delete="CASCADE")
+
+
+class Sailor(Model):
+    boat = peewee.ForeignKeyField(Boat, null=True, on_delete="SET NULL")
+
+
 class Flag(Model):
     """Has a key, and nothing else."""
 
@@ -1231,6 +1246,22 @@ def test_a_reference_to_what_takes_the_value_of_another_row_is_written(session: 
     assert rows(engine, "SELECT town_id FROM letters") == [("U",)]
     assert (letter.town, letter.town_id) == (new, "U")
     assert not session.is_modified(letter)
+
+
+def test_what_refers_to_a_row_that_gives_its_value_away_on_the_way_and_is_deleted_is_known(
+    session: Any, engine: Any
+) -> None:
+    old = Pier(code="A")
+    new, boat = Pier(code="B", beside=old), Boat(pier=old)
+    sailor = Sailor(boat=boat)
+    session.add_all([old, new, sailor])
+    session.commit()
+    new.code, new.beside = "A", None
+    session.delete(old)
+    session.commit()
+    assert rows(engine, "SELECT boat_id FROM sailors") == [(None,)]
+    assert (sailor.boat, session.state(boat)) == (None, "detached")
+    assert not session.is_modified(sailor)
 
 
 def test_a_table_that_refers_to_itself_does_not_change_the_order_of_others(session: dbm.Session) -> None:

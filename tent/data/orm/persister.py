@@ -56,6 +56,7 @@ class Persister:
         self.fallout: Fallout = {}
         self.spared: set[tuple[int, str]] = set()  # foreign keys, by object and name, that a fallout does not reach
         self._renamed: Fallout = {}
+        self._vacated: dict[int, dict[str, Any]] = {}  # values on the way, by the `id` of a change
         self._inserted: dict[Any, list[Any]] = {}  # by model: new rows whose key the database makes
         self._new_keys: dict[Any, set[Any]] = {}  # those keys, as far as somebody wanted to know
         self._postponed: frozenset[tuple[int, str]] = frozenset()
@@ -283,6 +284,8 @@ class Persister:
         """Return what comes of the deletion of rows that are there."""
         foreseen: Fallout = {}
         rows = [dict(zip(mapper.referred, change.old(mapper.referred))) for change in changes]
+        if self._vacated:  # rows that refer to them have followed; objects that do know of the former values only
+            rows += [{**row, **self._vacated[id(c)]} for row, c in zip(rows, changes) if id(c) in self._vacated]
         foresee(self.database, self.database.fetch, self._may_hold, mapper.model, rows, foreseen)
         return foreseen
 
@@ -321,6 +324,7 @@ class Persister:
     def vacate(self, change: Change, name: str, value: Any) -> None:
         """Put a value into a column in the place of one that another row takes; if it is the key, keep track of it."""
         self.put(change, name, value)
+        self._vacated.setdefault(id(change), {})[name] = value
         self._note_renamed(change.mapper, [name], [change])
         names = change.mapper.key_names
         if names == (name,):
