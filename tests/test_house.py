@@ -71,6 +71,7 @@ ROOMS = [
     "orm.sqlite",
     "orm.turn",
     "orm.postgresql",
+    "orm.catalog",
     "orm.mysql",
     "orm.engine",
     "orm.sql",

@@ -60,7 +60,8 @@ class InsertedColumns(Columns):
         self.is_single = not names or any(n in mapper.key_names and n != mapper.generated for n in self.made)
         returned = [mapper.by_name[name].sql for name in self.keys + self.made]
         self.silent = Insert(mapper.table, self.columns, [], database.default_values)
-        self.telling = Insert(mapper.table, self.columns, returned, database.default_values)
+        made_key = mapper.by_name[mapper.generated] if mapper.generated in self.made else None
+        self.telling = Insert(mapper.table, self.columns, returned, database.default_values, made_key)
 
 
 class UpdatedColumns(Columns):

@@ -18,7 +18,7 @@ def close_quietly(cursor: Any) -> None:
 class BufferedCursor:
     """The rows of a statement, all fetched, so that its connection is free again; what Peewee's wrappers expect."""
 
-    __slots__ = ("_position", "description", "lastrowid", "load", "rowcount", "rows")
+    __slots__ = ("_position", "description", "is_in_order", "lastrowid", "load", "rowcount", "rows")
 
     load: Callable[[Any, BufferedCursor], Any] | None
 
@@ -28,6 +28,7 @@ class BufferedCursor:
         self.rowcount = rowcount
         self.lastrowid = lastrowid
         self.load = None
+        self.is_in_order = False  # as the rows of parameters that each came of
         self._position = 0
 
     @classmethod

@@ -120,7 +120,7 @@ class Persister:
         if made and not is_told:
             self._read_back(mapper, instances, made, cursor)
         elif made:
-            self._take(mapper, instances, keys, made, cursor.rows)
+            self._take(mapper, instances, keys, made, cursor)
 
     def _insert_with_expressions(
         self, mapper: Mapper, names: Sequence[str], row: Sequence[Any], returned: Sequence[str]
@@ -166,17 +166,14 @@ class Persister:
             self.fill([instance], name, [mapper.by_name[name].decoded(value)])
 
     def _take(
-        self, mapper: Mapper, instances: Sequence[Any], keys: list[str], returned: list[str], rows: Sequence[Any]
+        self, mapper: Mapper, instances: Sequence[Any], keys: list[str], returned: list[str], cursor: BufferedCursor
     ) -> None:
         """Fill what the database made into the objects of inserted rows."""
+        rows = cursor.rows
         _check_inserted(mapper, instances, len(rows))
-        # SQL promises no order of what RETURNING gives. Generated keys grow in the order of the VALUES, so sorted they
-        # are in it; given keys are looked up.
+        # SQL promises no order of what RETURNING gives. Generated keys tell it; given ones are looked up.
         if mapper.generated is not None and mapper.generated in returned:
-            place = returned.index(mapper.generated)
-            rows = sorted(rows, key=operator.itemgetter(place))
-            if rows[-1][place] - rows[0][place] >= len(rows) and self.database.last_key is not None:
-                self._refuse_random_keys(mapper, self.database.last_key)
+            rows = rows if cursor.is_in_order else self._in_order(mapper, rows, returned.index(mapper.generated))
         elif len(rows) > 1:
             parts = [mapper.by_name[name].decoded for name in keys]
             by_key = {mapper.identity(tuple(part(value) for part, value in zip(parts, row))): row for row in rows}
@@ -184,6 +181,22 @@ class Persister:
         for place, name in enumerate(returned, len(keys)):
             values = [row[place] for row in rows]
             self.fill(instances, name, list(map(mapper.by_name[name].decoded, values)))
+
+    def _in_order(self, mapper: Mapper, rows: Sequence[Any], place: int) -> Sequence[Any]:
+        """Return what came back of several new rows in the order of these, in which generated keys grow."""
+        if self.database.last_key is not None:
+            rows = sorted(rows, key=operator.itemgetter(place))
+            if rows[-1][place] - rows[0][place] >= len(rows):
+                self._refuse_random_keys(mapper, self.database.last_key)
+            return rows
+        # A default of the table's own, or a trigger, may make keys that don't grow: sorted, they would be mixed up.
+        keys = [row[place] for row in rows]
+        if not all(map(operator.lt, keys, keys[1:])):
+            raise FlushError(
+                f"The keys that the database made for {len(rows)} new rows in {mapper.table} don't grow from one to "
+                "the next, so nothing tells which is whose. Give the objects keys, or let those of the table grow."
+            )
+        return rows
 
     def _refuse_random_keys(self, mapper: Mapper, last: int) -> None:
         """Refuse rows whose keys may not be in their order, because one of the table has the last key that there is."""

@@ -16,9 +16,10 @@ from playhouse.pool import PooledPostgresqlDatabase
 from psycopg.pq import TransactionStatus
 from psycopg.types.string import TextLoader
 
+from .catalog import SQL, Described
 from .config import Checked, places
 from .cursor import BufferedCursor, close_quietly
-from .engine import Engine
+from .engine import Engine, quoted
 from .errors import ArgumentError
 from .json_sql import PostgresqlJSON
 from .kind import BAD_OPTION, NO_DATABASE, REFUSED, UNREACHABLE, UNWILLING
@@ -77,6 +78,7 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
             prefer_psycopg3=True,
         )
         self.connect_params.update(_arguments(settings))  # beside Peewee, which takes some for its own
+        self._described: dict[str, Described] = {}  # by table, as a statement names it
         self.open_books(settings["echo"])
 
     def diagnosis(self, problem: str) -> str:
@@ -110,7 +112,7 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
         return f"{_SERIALS.get(kind, kind)}[]" if is_plain else None
 
     def insert_rows(self, insert: Insert, columns: Sequence[Sequence[Any]], count: int) -> BufferedCursor:
-        if count > 1 and len(columns) > self.narrow:
+        if count > 1 and (len(columns) > self.narrow or not self._counts_upwards(insert)):
             return self.execute_many(insert.of_rows(1, is_often=True), list(zip(*columns)), insert.returns)
         # Two and a half times as fast as VALUES, whose text and parameters grow with the rows. What the SELECT leaves
         # out is computed row by row after its ORDER BY, so that generated keys grow in the order of the rows
@@ -118,6 +120,32 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
         if count > 1 and are_arrays(insert.columns, columns):
             return self.fetch(insert.of_arrays, list(map(list, columns)))
         return super().insert_rows(insert, columns, count)
+
+    def _counts_upwards(self, insert: Insert) -> bool:
+        """Tell whether the keys that the database makes are in the order of the rows; True if it makes none."""
+        return insert.made_key is None or insert.made_key.sql in self._describe(insert.table).growing
+
+    def _describe(self, table: str) -> Described:
+        """Return what the catalog says of a table, which is asked once, and is no statement of the program's."""
+        found = self._described.get(table)
+        if found is None:
+            rows = [(quoted(self, name), *rest) for name, *rest in self._ask(SQL, (table,))]
+            found = Described(rows)
+            if rows:  # else the table is not there yet
+                self._described[table] = found
+        return found
+
+    def _ask(self, sql: str, params: Any) -> Sequence[Any]:
+        try:
+            with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+                cursor = self.cursor()
+                cursor.execute(sql, params)
+                return list(cursor.fetchall())
+        except BaseException as error:
+            self.drop_if_busy()
+            if isinstance(error, peewee.PeeweeException):
+                self._failed(error)
+            raise
 
     def update_rows(self, update: Update, columns: Sequence[Sequence[Any]]) -> int:
         # Wide rows, too: a plan for one row that was made while the table was small may read all of it for each.
@@ -134,7 +162,9 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
         found = cursor.fetchall()
         while cursor.nextset():
             found += cursor.fetchall()
-        return BufferedCursor(found, None, len(found))
+        answers = BufferedCursor(found, None, len(found))
+        answers.is_in_order = True
+        return answers
 
     @contextlib.contextmanager
     def _pipeline(self) -> Iterator[None]:
@@ -276,6 +306,9 @@ class CockroachEngine(PostgresqlEngine, PooledCockroachDatabase):  # type: ignor
 
     def array_type(self, field: Any) -> str | None:
         return None  # not known of it, nor tried
+
+    def _counts_upwards(self, insert: Insert) -> bool:
+        return True  # it makes no keys of several rows: see new_keys
 
     def unfit(self) -> str | None:
         with self.connection_context():

@@ -18,8 +18,16 @@ class Marked(Protocol):
 class Insert:
     """An INSERT of rows that have values in the same columns, and the names of what it returns of each."""
 
-    def __init__(self, table: str, columns: Sequence[Marked], returned: Sequence[str], default_values: str) -> None:
-        self.columns = columns
+    def __init__(
+        self,
+        table: str,
+        columns: Sequence[Marked],
+        returned: Sequence[str],
+        default_values: str,
+        made_key: Marked | None = None,
+    ) -> None:
+        self.table, self.columns = table, columns
+        self.made_key = made_key  # that the database makes, and the statement returns
         self._row = f"({_marks(columns)})"
         self._into = f"INSERT INTO {table} ({_names(columns)})" if columns else f"INSERT INTO {table} {default_values}"
         self.returns = bool(returned)
