@@ -609,6 +609,28 @@ def test_database_defaults_go_to_the_objects_with_the_same_given_keys(session: A
     assert len({item.mark for item in items}) == 3
 
 
+@pytest.mark.databases("servers")
+def test_a_table_that_keeps_other_keys_than_it_is_given_is_an_error_that_says_so(session: Any, engine: Any) -> None:
+    if engine.kind == "postgresql":
+        engine.execute_sql(
+            "CREATE FUNCTION lower_code() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN NEW.code := lower(NEW.code); RETURN NEW; END $$"
+        )
+        action = "EXECUTE PROCEDURE lower_code()"
+    else:
+        action = "SET NEW.code = lower(NEW.code)"
+    engine.execute_sql(f"CREATE TRIGGER lowered BEFORE INSERT ON defaulted_with_keys FOR EACH ROW {action}")
+    items = [DefaultedWithKey(code=code) for code in "aBC"]
+    session.add_all(items)
+    with pytest.raises(dbm.FlushError, match=r"defaulted_with_keys. keeps other keys .*that of <.*code='B'"):
+        session.commit()
+    assert rows(engine, "SELECT COUNT(*) FROM defaulted_with_keys") == [(0,)]
+    for item in items:
+        item.code = item.code.lower()
+    session.commit()
+    assert rows(engine, "SELECT code, state FROM defaulted_with_keys ORDER BY code") == [(c, "new") for c in "abc"]
+
+
 @pytest.mark.databases("sqlite")
 def test_database_defaults_are_those_of_the_insert_whatever_a_trigger_does_then(session: Any, engine: Any) -> None:
     engine.execute_sql(

@@ -162,7 +162,10 @@ class Persister:
                 "become. Compute it first: session.scalar(…)."
             )
         sql = f"SELECT {_list(mapper, names)} FROM {mapper.table} WHERE {mapper.where_key}"
-        for name, value in zip(names, self.database.fetch(sql, mapper.key_params(key)).rows[0]):
+        rows = self.database.fetch(sql, mapper.key_params(key)).rows
+        if not rows:
+            raise _lost(mapper, instance)
+        for name, value in zip(names, rows[0]):
             self.fill([instance], name, [mapper.by_name[name].decoded(value)])
 
     def _take(
@@ -177,7 +180,9 @@ class Persister:
         elif len(rows) > 1:
             parts = [mapper.by_name[name].decoded for name in keys]
             by_key = {mapper.identity(tuple(part(value) for part, value in zip(parts, row))): row for row in rows}
-            rows = [by_key[mapper.identity(tuple(i.__data__[name] for name in keys))] for i in instances]
+            rows = [by_key.get(mapper.identity(tuple(i.__data__[name] for name in keys))) for i in instances]
+            if None in rows:
+                raise _lost(mapper, instances[rows.index(None)])
         for place, name in enumerate(returned, len(keys)):
             values = [row[place] for row in rows]
             self.fill(instances, name, list(map(mapper.by_name[name].decoded, values)))
@@ -477,6 +482,14 @@ def _check_inserted(mapper: Mapper, instances: Sequence[Any], count: int) -> Non
     """Refuse what a table has ignored (ON CONFLICT IGNORE, a trigger): its object would have no row."""
     if count != len(instances):
         raise FlushError(f"{len(instances)} rows were to be inserted into {mapper.table}, which took {count}.")
+
+
+def _lost(mapper: Mapper, instance: Any) -> FlushError:
+    """Return the error that a row would not be found by the key that its object has."""
+    return FlushError(
+        f"{mapper.table} keeps other keys than it is given, by a trigger perhaps: there is no row with that of "
+        f"{instance!r}. Give the objects keys as the table keeps them."
+    )
 
 
 def _check_count(mapper: Mapper, changes: Sequence[Change], count: int, verb: str) -> None:
