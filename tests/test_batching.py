@@ -424,6 +424,90 @@ def fill(items: Iterable[Everything]) -> None:
             setattr(item, name, value)
 
 
+FOREIGN = {  # types of other programs' columns, with what a field of ours gives them
+    "mood": (peewee.CharField, "sad", "fine"),
+    "feelings.feeling": (peewee.CharField, "sad", "fine"),
+    "level": (peewee.IntegerField, 3, 4),
+    "UUID": (peewee.CharField, str(uuid.UUID(int=1)), str(uuid.UUID(int=2))),
+    "INET": (peewee.TextField, "10.0.0.1", "10.0.0.2"),
+    "JSONB": (peewee.TextField, '{"a": 1}', '{"b": 2}'),
+    "INTERVAL": (peewee.CharField, "1 day", "02:00:00"),
+    "TIMESTAMPTZ": (peewee.CharField, "2020-02-29 01:02:03+00", "2021-02-28 01:02:03+00"),
+    "NUMERIC(8, 2)": (peewee.FloatField, 1.25, 2.5),
+    "INT": (peewee.CharField, "1", "2"),
+    "BIT(4)": (peewee.CharField, "0101", "1111"),
+    "CHAR(3)": (peewee.CharField, "ab ", "abc"),
+    "INT[]": (peewee.CharField, "{1,2}", "{3,4}"),
+    "pair": (peewee.CharField, "(1,2)", "(3,4)"),
+}
+
+
+@pytest.mark.databases("postgresql")
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_many_values_go_into_a_column_of_another_type_than_its_field_as_one_does(
+    engine: Any, session: dbm.Session, kind: str
+) -> None:
+    field, *values = FOREIGN[kind]
+    engine.execute_sql("DROP SCHEMA IF EXISTS feelings CASCADE")
+    engine.execute_sql("CREATE SCHEMA feelings")
+    engine.execute_sql("CREATE TYPE feelings.feeling AS ENUM ('sad', 'fine')")
+    engine.execute_sql("CREATE TYPE mood AS ENUM ('sad', 'fine')")
+    engine.execute_sql("CREATE TYPE pair AS (a INT, b INT)")
+    engine.execute_sql("CREATE DOMAIN level AS NUMERIC CHECK (VALUE < 10)")
+    engine.execute_sql(f"CREATE TABLE things (id SERIAL PRIMARY KEY, code {kind} UNIQUE, value {kind})")
+
+    class Thing(dbm.declarative_base()):  # type: ignore[misc]
+        code = field()
+        value = field(null=True)
+
+    things = [Thing(code=code, value=code) for code in values]
+    session.add_all(things)
+    session.commit()
+    for thing, value in zip(things, [values[1], None]):
+        thing.value = value
+    session.commit()
+    assert rows(
+        engine, f"SELECT code = '{values[0]}'::{kind}, value = '{values[1]}'::{kind} FROM things ORDER BY id"
+    ) == [
+        (True, True),
+        (False, None),
+    ]
+
+
+@pytest.mark.databases("postgresql")
+def test_many_rows_are_found_by_keys_of_another_type_than_their_field(engine: Any, session: dbm.Session) -> None:
+    engine.execute_sql("CREATE TABLE things (id UUID PRIMARY KEY DEFAULT gen_random_uuid(), name VARCHAR(3))")
+    engine.execute_sql("INSERT INTO things (name) VALUES ('a'), ('b')")
+
+    class Thing(dbm.declarative_base()):  # type: ignore[misc]
+        id = peewee.CharField(primary_key=True)
+        name = peewee.CharField()
+
+    one, two = session.query(Thing).order_by(Thing.name)
+    one.name, two.name = "c", "d"
+    session.commit()
+    assert rows(engine, "SELECT name FROM things ORDER BY name") == [("c",), ("d",)]
+    one.name, two.name = "four", "five"
+    with pytest.raises(peewee.DataError, match=r"too long for type character varying\(3\)"):  # it is not cut
+        session.commit()
+
+
+@pytest.mark.databases("postgresql")
+def test_a_column_whose_type_is_altered_meanwhile_is_known_after_the_first_error(
+    engine: Any, session: dbm.Session
+) -> None:
+    people = [Person(name="sad"), Person(name="fine")]
+    session.add_all(people)
+    session.commit()
+    engine.execute_sql("CREATE TYPE mood AS ENUM ('sad', 'fine')")
+    engine.execute_sql("ALTER TABLE people ALTER name TYPE mood USING name::mood")
+    people[0].name, people[1].name = "fine", "sad"
+    with pytest.raises(peewee.ProgrammingError, match='"name" is of type mood'):
+        session.commit()
+    session.commit()
+    assert rows(engine, "SELECT name FROM people ORDER BY id") == [("fine",), ("sad",)]
+
+
 @pytest.mark.databases("postgresql")
 @pytest.mark.parametrize("verb", ["insert", "update"])
 def test_wide_rows_are_sent_without_waiting_for_the_answer_to_each(engine: Any, config: str, verb: str) -> None:

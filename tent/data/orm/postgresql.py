@@ -117,13 +117,33 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
         # Two and a half times as fast as VALUES, whose text and parameters grow with the rows. What the SELECT leaves
         # out is computed row by row after its ORDER BY, so that generated keys grow in the order of the rows
         # (https://www.postgresql.org/message-id/29386.1528813619@sss.pgh.pa.us).
-        if count > 1 and are_arrays(insert.columns, columns):
-            return self.fetch(insert.of_arrays, list(map(list, columns)))
-        return super().insert_rows(insert, columns, count)
+        types = self._arrays(insert, columns) if count > 1 else None
+        return self._fetch_arrays(insert, types, columns) if types else super().insert_rows(insert, columns, count)
 
     def _counts_upwards(self, insert: Insert) -> bool:
         """Tell whether the keys that the database makes are in the order of the rows; True if it makes none."""
         return insert.made_key is None or insert.made_key.sql in self._describe(insert.table).growing
+
+    def _arrays(self, statement: Insert | Update, columns: Sequence[Sequence[Any]]) -> tuple[str, ...] | None:
+        """Return the types of arrays in which values go, None if they can't: those of the columns, as they are.
+
+        A column of another program's may be an ENUM, say, and its field a CharField: to nothing but a parameter of no
+        type, as each of one row is, does PostgreSQL give that of its column.
+        """
+        if not columns or not are_arrays(statement.columns, columns):
+            return None
+        known = self._describe(statement.table).arrays
+        found = tuple([known.get(column.sql, column.array) for column in statement.columns])
+        return None if None in found else found  # type: ignore[return-value]
+
+    def _fetch_arrays(
+        self, statement: Insert | Update, types: tuple[str, ...], columns: Sequence[Sequence[Any]]
+    ) -> BufferedCursor:
+        try:
+            return self.fetch(statement.of_arrays(types), list(map(list, columns)))
+        except (peewee.ProgrammingError, peewee.DataError):
+            self._described.pop(statement.table, None)  # somebody may have altered the table
+            raise
 
     def _describe(self, table: str) -> Described:
         """Return what the catalog says of a table, which is asked once, and is no statement of the program's."""
@@ -149,9 +169,8 @@ class PostgresqlEngine(Engine, PooledPostgresqlDatabase):  # type: ignore[misc] 
 
     def update_rows(self, update: Update, columns: Sequence[Sequence[Any]]) -> int:
         # Wide rows, too: a plan for one row that was made while the table was small may read all of it for each.
-        if len(columns[0]) > 1 and are_arrays(update.columns, columns):
-            return self.fetch(update.of_arrays, list(map(list, columns))).rowcount
-        return super().update_rows(update, columns)
+        types = self._arrays(update, columns) if len(columns[0]) > 1 else None
+        return self._fetch_arrays(update, types, columns).rowcount if types else super().update_rows(update, columns)
 
     def _repeat(self, sql: str, rows: Sequence[Any], returns: bool) -> BufferedCursor:
         cursor = self.cursor()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -33,6 +32,7 @@ class Insert:
         self.returns = bool(returned)
         self._returning = f" RETURNING {', '.join(returned)}" if returned else ""
         self.kept: dict[int, str] = {}  # by the number of rows
+        self._of_arrays: dict[Sequence[str], str] = {}
 
     def of_rows(self, count: int, is_often: bool) -> str:
         """Return the INSERT … VALUES of a number of rows, which is kept if it is wanted often."""
@@ -44,17 +44,20 @@ class Insert:
                 self.kept[count] = sql
         return sql
 
-    @functools.cached_property
-    def of_arrays(self) -> str:
-        """The INSERT … SELECT of any number of rows, in their order, from an array of values for each column."""
-        return f"{self._into} SELECT {_places(self.columns)} FROM {_unnested(self.columns)} ORDER BY n{self._returning}"
+    def of_arrays(self, types: Sequence[str]) -> str:
+        """Return the INSERT … SELECT of any number of rows, in their order, from an array of values for each column."""
+        if types not in self._of_arrays:
+            values = f"SELECT {_places(self.columns)} FROM {_unnested(types)} ORDER BY n"
+            self._of_arrays[types] = f"{self._into} {values}{self._returning}"
+        return self._of_arrays[types]
 
 
 class Update:
     """An UPDATE of rows that are found by keys, each with values of its own."""
 
     def __init__(self, table: str, columns: Sequence[Marked], keys: Sequence[Marked]) -> None:
-        self.columns, self._table, self._count = [*columns, *keys], table, len(columns)
+        self.columns, self.table, self._count = [*columns, *keys], table, len(columns)
+        self._of_arrays: dict[Sequence[str], str] = {}
         self.sql = f"UPDATE {table} SET {_equal(columns, ', ')} WHERE {_equal(keys, ' AND ')}"
 
     def of_joined_rows(self, count: int, row: str) -> str:
@@ -62,21 +65,22 @@ class Update:
         # The types are those of the columns. Of literals alone, MariaDB would make a type that cuts long ones short.
         typed = ", ".join(f"{column.sql} AS c{n}" for n, column in enumerate(self.columns))
         rows = ", ".join([f"{row}({_marks(self.columns)})"] * count)
-        same = self._same(f"{self._table}.")
-        values = f"SELECT {typed} FROM {self._table} WHERE FALSE UNION ALL VALUES {rows}"
+        same = self._same(f"{self.table}.")
+        values = f"SELECT {typed} FROM {self.table} WHERE FALSE UNION ALL VALUES {rows}"
         return (
-            f"UPDATE {self._table} JOIN ({values}) AS v ON {' AND '.join(same[self._count :])} "
+            f"UPDATE {self.table} JOIN ({values}) AS v ON {' AND '.join(same[self._count :])} "
             f"SET {', '.join(same[: self._count])}"
         )
 
-    @functools.cached_property
-    def of_arrays(self) -> str:
-        """The UPDATE of any number of rows, from an array of values for each column: PostgreSQL's."""
-        found = self._same(f"{self._table}.")[self._count :]
-        return (
-            f"UPDATE {self._table} SET {', '.join(self._same('')[: self._count])} FROM {_unnested(self.columns)} "
-            f"WHERE {' AND '.join(found)}"
-        )
+    def of_arrays(self, types: Sequence[str]) -> str:
+        """Return the UPDATE of any number of rows, from an array of values for each column: PostgreSQL's."""
+        if types not in self._of_arrays:
+            found = self._same(f"{self.table}.")[self._count :]
+            self._of_arrays[types] = (
+                f"UPDATE {self.table} SET {', '.join(self._same('')[: self._count])} FROM {_unnested(types)} "
+                f"WHERE {' AND '.join(found)}"
+            )
+        return self._of_arrays[types]
 
     def _same(self, prefix: str) -> list[str]:
         return [f"{prefix}{column.sql} = v.c{n}" for n, column in enumerate(self.columns)]
@@ -135,6 +139,6 @@ def _equal(columns: Sequence[Marked], glue: str) -> str:
     return glue.join(f"{column.sql} = {column.placeholder}" for column in columns)
 
 
-def _unnested(columns: Sequence[Marked]) -> str:
-    arrays = ", ".join(f"%s::{column.array}" for column in columns)
-    return f"unnest({arrays}) WITH ORDINALITY AS v({', '.join(f'c{n}' for n in range(len(columns)))}, n)"
+def _unnested(types: Sequence[str]) -> str:
+    arrays = ", ".join(f"%s::{kind}" for kind in types)
+    return f"unnest({arrays}) WITH ORDINALITY AS v({', '.join(f'c{n}' for n in range(len(types)))}, n)"
