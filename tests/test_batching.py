@@ -474,6 +474,70 @@ def test_many_values_go_into_a_column_of_another_type_than_its_field_as_one_does
     ]
 
 
+@pytest.mark.databases("mariadb", "mysql")
+def test_many_updates_put_what_one_puts_into_columns_of_another_type_or_charset(
+    engine: Any, session: dbm.Session, statements: Callable[[], Any]
+) -> None:
+    engine.execute_sql(
+        "CREATE TABLE things (id INT AUTO_INCREMENT PRIMARY KEY, name VARCHAR(5), mood ENUM('ä', 'ö'), text TEXT, "
+        "bits BIT(8), flag BIT(1), big BIGINT UNSIGNED, digits VARCHAR(40)) CHARACTER SET latin1"
+    )
+
+    class Thing(dbm.declarative_base()):  # type: ignore[misc]
+        name = peewee.CharField()
+        mood = peewee.CharField()
+        text = peewee.TextField()
+        bits = peewee.IntegerField()
+        flag = peewee.BooleanField()
+        big = peewee.BigIntegerField()
+        digits = peewee.BigIntegerField()
+
+    def given(number: int) -> dict[str, Any]:
+        return {
+            "name": "äöüß" + "x" * number,
+            "mood": "äö"[number],
+            "text": "é" * 1_000,
+            "bits": 6 + number,
+            "flag": bool(number),
+            "big": 2**64 - 1 - number,
+            "digits": 123456789012345678 + number,
+        }
+
+    engine.execute_sql("INSERT INTO things () VALUES (), ()")
+    things = session.query(Thing).order_by(Thing.id).all()
+    for number, thing in enumerate(things):
+        for name, value in given(number).items():
+            setattr(thing, name, value)
+    with statements() as ran:
+        session.commit()
+    assert verbs(ran) == ["BEGIN", "UPDATE", "COMMIT"]
+    found = rows(
+        engine, "SELECT name, mood, text, bits + 0, flag + 0, big, CAST(digits AS SIGNED) FROM things ORDER BY id"
+    )
+    assert [list(row) for row in found] == [list(given(number).values()) for number in range(2)]
+    things[0].name, things[1].name = "日", "b"
+    with pytest.raises(peewee.DataError, match="Incorrect string value") as caught:
+        session.commit()
+    assert caught.value.object is things[0]  # type: ignore[attr-defined]
+
+
+@pytest.mark.databases("mariadb", "mysql")
+def test_many_rows_are_found_by_keys_of_another_charset(engine: Any, session: dbm.Session) -> None:
+    engine.execute_sql("CREATE TABLE words (word VARCHAR(9) PRIMARY KEY, count INT) CHARACTER SET latin1")
+
+    class Word(dbm.declarative_base()):  # type: ignore[misc]
+        word = peewee.CharField(primary_key=True)
+        count = peewee.IntegerField(default=0)
+
+    words = [Word(word=word) for word in ("Bär", "Tür", "Igel")]
+    session.add_all(words)
+    session.commit()
+    for count, word in enumerate(words, 1):
+        word.count = count
+    session.commit()
+    assert rows(engine, "SELECT word, count FROM words ORDER BY count") == [("Bär", 1), ("Tür", 2), ("Igel", 3)]
+
+
 @pytest.mark.databases("postgresql")
 def test_many_rows_are_found_by_keys_of_another_type_than_their_field(engine: Any, session: dbm.Session) -> None:
     engine.execute_sql("CREATE TABLE things (id UUID PRIMARY KEY DEFAULT gen_random_uuid(), name VARCHAR(3))")

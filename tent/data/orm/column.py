@@ -86,6 +86,7 @@ class Column:
         self.native = None if own_db_value else _NATIVE.get(adapt)
         self.type = self.native or _type_in_rows(base)
         self.placeholder, self.encode = _writer(field, base, engine)
+        self.typed = engine.typed(base, self.sql)
         self.array = engine.array_type(base) if type(field).ddl_datatype is kind.ddl_datatype else None
         self.decode = None if not own_python_value and adapt in _READ_AS_IS else _reader(base, engine)
         self.adapter = engine.adapter

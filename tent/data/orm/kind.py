@@ -63,6 +63,10 @@ class Kind:
         """Return the type of an array of a field's values, if they can go as one."""
         return None
 
+    def typed(self, field: Any, sql: str) -> str:
+        """Return SQL of a column that has the type in which a field's values can go, whatever the column's own is."""
+        return sql
+
     def takes_name(self, name: str) -> bool:
         """Tell whether a name of a table or column is short enough."""
         return True

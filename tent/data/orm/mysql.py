@@ -48,6 +48,7 @@ _COLLATIONS = {
     False: ("utf8mb4_0900_bin", "utf8mb4_0900_as_ci"),
 }
 _ALWAYS_TAKEN = 500_000  # bytes of a statement, for which no server has to be asked
+_MIXED = 1267  # collations, of two texts that are to be one column
 _IN_DOUBT = 1180  # what a COMMIT says when the node has lost its cluster in the middle of it
 
 # As on other databases: text of any length, numbers in double precision, times with microseconds
@@ -58,6 +59,11 @@ _TYPES = {
     "FLOAT": "DOUBLE",
     "TEXT": "LONGTEXT",
     "TIME": "TIME(6)",
+}
+# Casts that hold all values of a type of field, for a column of another type, or of few characters
+_TYPED = {
+    **dict.fromkeys(("AUTO", "BIGAUTO", "BIGINT", "BOOL", "INT", "SMALLINT"), "CAST({} AS SIGNED)"),
+    **dict.fromkeys(("CHAR", "TEXT", "VARCHAR"), "CONVERT({} USING utf8mb4)"),
 }
 
 
@@ -243,13 +249,23 @@ class MySQLEngine(Engine, PooledMySQLDatabase):  # type: ignore[misc]  # playhou
         texts = (value for values in columns for value in values if isinstance(value, (str, bytes, bytearray)))
         return sum(len(text) if text.isascii() else 4 * len(text) for text in texts) < self.most_bytes
 
+    def typed(self, field: Any, sql: str) -> str:
+        # A BIT would make text of numbers, and latin1 has no room for other text: the column then takes what it can.
+        form = _TYPED.get(field.field_type)
+        return form.format(sql) if form else sql
+
     def update_rows(self, update: Update, columns: Sequence[Sequence[Any]]) -> int:
         # PyMySQL waits for the answer to each statement: so one takes all rows, as a table that is joined.
         count = len(columns[0])
         if count == 1:
             return super().update_rows(update, columns)
         sql = update.of_joined_rows(count, "" if self.mariadb else "ROW")
-        return self.fetch(sql, list(itertools.chain.from_iterable(zip(*columns)))).rowcount
+        try:
+            return self.fetch(sql, list(itertools.chain.from_iterable(zip(*columns)))).rowcount
+        except peewee.OperationalError as error:
+            if _number(error) != _MIXED:
+                raise
+        return super().update_rows(update, columns)  # by keys of text that a column of latin1, say, hasn't
 
     @contextlib.contextmanager
     def installing(self) -> Iterator[None]:

@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 
 class Marked(Protocol):
-    """A column: its name in SQL, the placeholder of a value, and the type of an array of them, if there is one."""
+    """A column: its name in SQL, with the type of its values, their placeholder, and the type of an array of them."""
 
     sql: str
+    typed: str
     placeholder: str
     array: str | None
 
@@ -62,8 +63,10 @@ class Update:
 
     def of_joined_rows(self, count: int, row: str) -> str:
         """Return the UPDATE of a number of rows by a table of their values: MySQL's, whose rows begin with `row`."""
-        # The types are those of the columns. Of literals alone, MariaDB would make a type that cuts long ones short.
-        typed = ", ".join(f"{column.sql} AS c{n}" for n, column in enumerate(self.columns))
+        # The SELECT gives the types. Of literals alone, MariaDB would make one that cuts long ones short. Keys have the
+        # type of their column, so that its index is used.
+        types = [column.typed for column in self.columns[: self._count]] + [c.sql for c in self.columns[self._count :]]
+        typed = ", ".join(f"{sql} AS c{n}" for n, sql in enumerate(types))
         rows = ", ".join([f"{row}({_marks(self.columns)})"] * count)
         same = self._same(f"{self.table}.")
         values = f"SELECT {typed} FROM {self.table} WHERE FALSE UNION ALL VALUES {rows}"
