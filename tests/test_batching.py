@@ -742,6 +742,58 @@ def test_an_explicit_none_is_null_and_not_the_database_default(session: Any, eng
     assert rows(engine, "SELECT state, rank FROM defaulteds") == [(None, 42)]
 
 
+def test_a_generated_column_is_left_out_and_read_back_in_the_flush(engine: Any, session: dbm.Session) -> None:
+    class Box(dbm.declarative_base()):  # type: ignore[misc]
+        width = peewee.IntegerField()
+        area = peewee.IntegerField(null=True, constraints=[peewee.SQL("GENERATED ALWAYS AS (width * width) STORED")])
+
+    dbm.install_tables(engine, models=[Box])
+    boxes = [Box(width=width) for width in (3, 1, 2)]
+    session.add_all(boxes)
+    session.commit()
+    assert [box.area for box in boxes] == [9, 1, 4]
+    for box in boxes:
+        box.width += 1
+    session.commit()
+    session.refresh(boxes[0])
+    assert boxes[0].area == 16
+    session.add(Box(width=1, area=1))
+    with pytest.raises(peewee.PeeweeException, match="area"):  # as of any other value that a column doesn't take
+        session.commit()
+
+
+@pytest.mark.databases("sqlite", "mariadb", "mysql")
+def test_a_virtual_column_is_one_in_the_short_form_too(engine: Any, session: dbm.Session) -> None:
+    class Box(dbm.declarative_base()):  # type: ignore[misc]
+        width = peewee.IntegerField()
+        area = peewee.IntegerField(null=True, constraints=[peewee.SQL("as (width * width)")])
+
+    dbm.install_tables(engine, models=[Box])
+    boxes = [Box(width=width) for width in (3, 1, 2)]
+    session.add_all(boxes)
+    session.commit()
+    assert [box.area for box in boxes] == [9, 1, 4]
+
+
+@pytest.mark.databases("postgresql")
+@pytest.mark.parametrize("when", ["ALWAYS", "BY DEFAULT"])
+def test_an_identity_may_be_the_key_or_another_column(engine: Any, session: dbm.Session, when: str) -> None:
+    class Ticket(dbm.declarative_base()):  # type: ignore[misc]
+        id = peewee.IntegerField(primary_key=True, constraints=[peewee.SQL(f"GENERATED {when} AS IDENTITY")])
+        name = peewee.CharField()
+
+    class Draw(dbm.declarative_base()):  # type: ignore[misc]
+        number = peewee.IntegerField(constraints=[peewee.SQL(f"GENERATED {when} AS IDENTITY (START 7)")])
+        name = peewee.CharField()
+
+    dbm.install_tables(engine, models=[Ticket, Draw])
+    tickets, draws = [Ticket(name=name) for name in "cab"], [Draw(name=name) for name in "cab"]
+    session.add_all([*tickets, *draws])
+    session.commit()
+    assert rows(engine, "SELECT name, id FROM tickets") == [(ticket.name, ticket.id) for ticket in tickets]
+    assert [(draw.number, draw.id) for draw in draws] == [(7, 1), (8, 2), (9, 3)]
+
+
 def test_database_defaults_go_to_the_objects_with_the_same_given_keys(session: Any, engine: Any) -> None:
     made = {"sqlite": "hex(randomblob(8))", "postgresql": "gen_random_uuid()::text"}.get(engine.kind, "uuid()")
 

@@ -43,7 +43,7 @@ class Mapper:
         self.plain_key = self._type_of_plain_keys()
         self.generated = self.key_names[0] if meta.auto_increment else None
         self.names_but_generated = tuple(name for name in self.names if name != self.generated)
-        self.optional = [c.name for c in self.columns if c.has_default or c.name == self.generated]
+        self.optional = [c.name for c in self.columns if c.is_made or c.name == self.generated]
         self.foreign_keys = [field for field in meta.sorted_fields if isinstance(field, peewee.ForeignKeyField)]
         self._foreign_key_names = frozenset(field.name for field in self.foreign_keys)
         self.own_foreign_keys = [field for field in self.foreign_keys if field.rel_model is model]  # to its own table
