@@ -285,6 +285,24 @@ def test_many_rows_whose_keys_count_upwards_take_one_statement_in_any_schema(
     assert [sql.split(" FROM ")[-1].split("(")[0] for sql in ran[1:-1]] == ["unnest"]
 
 
+@pytest.mark.databases("mysql")
+@pytest.mark.parametrize("count", [1, 3])
+def test_keys_that_come_from_no_auto_increment_are_refused(session: Any, engine: Any, count: int) -> None:
+    run_sql(
+        engine,
+        "SET STATEMENT foreign_key_checks = 0 FOR ALTER TABLE people MODIFY id INT DEFAULT (UUID_SHORT() % 1000000)",
+    )
+    people = [Person(name=str(number)) for number in range(count)]
+    session.add_all(people)
+    with pytest.raises(dbm.FlushError, match="come from no AUTO_INCREMENT"):
+        session.commit()
+    assert rows(engine, "SELECT COUNT(*) FROM people") == [(0,)]
+    for number, person in enumerate(people, 1):
+        person.id = number
+    session.commit()
+    assert rows(engine, "SELECT COUNT(*) FROM people") == [(count,)]
+
+
 @pytest.mark.databases("postgresql", "mariadb")
 def test_keys_that_fall_as_nobody_can_know_before_are_refused(session: Any, engine: Any) -> None:
     if engine.kind == "mariadb":

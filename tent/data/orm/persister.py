@@ -146,6 +146,11 @@ class Persister:
         """
         if mapper.generated is not None and mapper.generated in returned:
             _check_inserted(mapper, instances, cursor.rowcount)
+            if not cursor.lastrowid:
+                raise FlushError(
+                    f"The keys of new rows in {mapper.table} come from no AUTO_INCREMENT, and {self.database.kind} "
+                    "doesn't say what they are. Give the objects keys."
+                )
             step = self.database.auto_increment
             keys = [cursor.lastrowid + n * step for n in range(len(instances))]
             self.fill(instances, mapper.generated, mapper.by_name[mapper.generated].read(keys))
