@@ -40,6 +40,7 @@ ROOMS = [
     "orm.ordering",
     "orm.planning",
     "orm.persister",
+    "orm.filling",
     "orm.cascading",
     "orm.blame",
     "orm.change",

@@ -12,9 +12,9 @@ from typing import Any
 
 import peewee
 
+from .filling import Fill
 from .mapper import Mapper
 from .mutable import plain
-from .persister import Fill
 from .tracking import CLEAN, DELETED, IMMUTABLE, MISSING, Reading, is_same, known, put, session_of
 
 Keeps = Callable[[Any], bool]

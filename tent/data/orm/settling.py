@@ -11,11 +11,12 @@ from typing import Any
 from .cascading import CASCADE, SET_DEFAULT, Fallout, action, follows
 from .change import grouped
 from .column import Column
+from .filling import Fill
 from .history import Deleted, Inserted, Step, Updated
 from .mapper import Mapper
 from .mutable import is_changeable
 from .peers import Peers
-from .persister import Fill, Persister
+from .persister import Persister
 from .planning import Plan
 from .tracking import CLEAN, DELETED, known
 from .unit_of_work import UnitOfWork
