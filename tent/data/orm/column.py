@@ -25,7 +25,7 @@ Convert = Callable[[Any], Any]
 EncodeAll = Callable[[Sequence[Any]], Sequence[Any]]
 
 _ROOM = 100  # sets of types that a column knows the treatment of
-_MADE = re.compile(r"\s*(DEFAULT|GENERATED|AS)\b", re.IGNORECASE)  # how constraints begin that make a column's value
+_MADE = r"(?i)\s*(DEFAULT|GENERATED|AS)\b"  # how constraints begin that make a column's value
 _BASIC = frozenset((int, float, str))  # which every driver takes as they are
 
 # Peewee's conversions, and the types that a value has when its conversion does nothing
@@ -102,8 +102,8 @@ class Column:
         self.shows_apart = self.type is None or self.nulls[0]
         self.has_zones = not engine.native_times and field.field_type in ("DATETIME", "TIME")
         self.read_all = None if self.decode is None else _reader_of_all(base)
-        # by the database, where no value is given
-        self.is_made = any(isinstance(part, peewee.SQL) and _MADE.match(part.sql) for part in field.constraints or ())
+        parts = [part.sql for part in field.constraints or () if isinstance(part, peewee.SQL)]
+        self.is_made = any(re.match(_MADE, sql) for sql in parts)  # by the database, where no value is given
 
     def encoder(self, kinds: frozenset[type]) -> EncodeAll | None:
         """Return what makes values of these types be as the driver takes them; None when they are."""

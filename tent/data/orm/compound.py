@@ -13,7 +13,7 @@ from .select import model_of
 T = TypeVar("T")
 
 
-class Rows(Generic[T]):
+class Verbs(Generic[T]):
     """The verbs by which the rows of a query are taken: it runs anew each time, and holds on to none."""
 
     model: Any
@@ -75,7 +75,7 @@ class Rows(Generic[T]):
         finally:
             self._cursor_wrapper = None
 
-    def _at_most(self, count: int) -> Rows[T]:
+    def _at_most(self, count: int) -> Verbs[T]:
         """Return the query for the first rows, at most `count` of them."""
         limit = self._limit if isinstance(self._limit, int) else None
         return self if limit is not None and 0 <= limit <= count else self.limit(count)
@@ -84,7 +84,7 @@ class Rows(Generic[T]):
         return model_of(self.model).__name__ if self._entities is None else "row"
 
 
-class Compound(Rows[T], peewee.ModelCompoundSelectQuery):  # type: ignore[misc]
+class Compound(Verbs[T], peewee.ModelCompoundSelectQuery):  # type: ignore[misc]
     """Two queries of a session as one."""
 
     def __init__(self, one: Any, operation: str, other: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import peewee
 
 from .arguments import field_of, model_in, refuse_no_conditions, refuse_no_value
-from .compound import Rows
+from .compound import Verbs
 from .errors import ArgumentError, InvalidRequestError
 from .joining import steps
 from .plain import Plain
@@ -19,7 +19,7 @@ from .tracking import MISSING
 T = TypeVar("T")
 
 
-class Query(Rows[T], Plain):  # type: ignore[misc]  # Peewee's first() and scalars() are others
+class Query(Verbs[T], Plain):  # type: ignore[misc]  # Peewee's first() and scalars() are others
     """A query of a session: every method of Peewee's `ModelSelect`, and SQLAlchemy's verbs.
 
     A query is immutable: each method returns a new one. It runs when it is iterated or asked for its rows, each time

@@ -69,6 +69,7 @@ class Transaction:
                 scope.context.note_guest(self.guest)
         except BaseException:
             self.scopes.clear()
+            self.guest = None
             try:
                 self.database.discard_transaction()
             finally:
