@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import peewee
@@ -34,23 +34,26 @@ class MemoryEngine(SqliteEngine):
     # Python's sqlite3 can't run two statements on one connection at once, in whatever mode SQLite itself is built
 
     def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
-        with self._alone(sql), self._mutex:
+        with self._access(sql):
             return BufferedCursor.drain(super()._execute_cursor(sql, params, **options), self.describe)
 
     def execute_many(self, sql: str, rows: Sequence[Sequence[Any]], returns: bool = False) -> BufferedCursor:
-        with self._alone(sql), self._mutex:
+        with self._access(sql):
             return super().execute_many(sql, rows, returns)
 
+    def _access(self, sql: str) -> AbstractContextManager[Any]:
+        """Return the block in which a statement runs."""
+        is_in_between = self.origin is None and self._turn.is_of_another(self._claim)
+        return self._in_turn() if is_in_between and not only_reads(without_strings(sql)) else self._mutex
+
     @contextmanager
-    def _alone(self, sql: str) -> Iterator[None]:
+    def _in_turn(self) -> Iterator[None]:
         """Keep what the engine itself writes out of a session's transaction, with which it would be rolled back."""
-        if self.origin is not None or not self._turn.is_of_another(self._claim) or only_reads(without_strings(sql)):
-            yield
-            return
         claim = Claim()
         try:
             self._take_turn(claim, self._lock_type)
-            yield
+            with self._mutex:
+                yield
         finally:
             self._turn.give(claim)
 
